@@ -25,7 +25,7 @@ uv=
 for candidate in .venv/bin/uv "$(command -v uv || true)"; do
     if [ -n "$candidate" ] && "$candidate" --version >/dev/null 2>&1; then uv=$candidate; break; fi
 done
-pip_works() { .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip -q >/dev/null 2>&1; }
+pip_works() { .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null 2>&1; }
 if [ -z "$uv" ] && pip_works && .venv/bin/python -m pip install -q uv 2>/dev/null; then uv=.venv/bin/uv; fi
 
 install() {

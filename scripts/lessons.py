@@ -1,5 +1,6 @@
-"""Run the lesson cells of every notebook in a copy of `nbs/`, so that nothing is left behind, and name what a notebook wrote beside
-itself: a lesson that writes does so in a temporary folder. Usage: lessons.py [NOTEBOOK...]"""
+"""Run the lesson cells of the notebooks in a copy of `nbs/`: nothing is left behind, and what one wrote beside itself is named.
+
+Usage: lessons.py [NOTEBOOK...]"""
 import os
 import subprocess
 import sys
@@ -25,11 +26,11 @@ def main(notebooks: list[str]) -> int:
         env = os.environ | {"DEPLOY_ASSIST_HOME": str(scratch / "home"), "MLFLOW_TRACKING_URI": f"sqlite:///{scratch}/mlflow.db",
                             "MPLBACKEND": "agg", "PYTHONPATH": str(root), "IPYTHONDIR": str(scratch / "ipython")}
         env.pop("DEPLOY_ASSIST_LOG_URL", None)
-        names = [str(Path(name).resolve().relative_to(root)) for name in notebooks] or [""]
+        names = [[str(Path(name).resolve().relative_to(root))] for name in notebooks] or [[]]
         failed = 0
         for name in names:
-            command = [sys.executable, "-c", "from nbdev.test import nbdev_test as main; main()", *([name] if name else []), "--timing"]
-            failed |= subprocess.run(command, cwd=copy, env=env, stdin=subprocess.DEVNULL).returncode
+            command = [sys.executable, "-c", "from nbdev.test import nbdev_test as main; main()", "--timing"]
+            failed |= subprocess.run(command + name, cwd=copy, env=env, stdin=subprocess.DEVNULL).returncode
         left = sorted(files(copy) - before)
         for path in left: print(f"lessons: a notebook left {path} behind: write in a temporary folder", file=sys.stderr)
     return 1 if failed or left else 0

@@ -89,8 +89,8 @@ def bundle(patients, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A Chromium that finds no host but this machine. Not for the whole session: while playwright's synchronous interface is open,
-    its event loop is the main thread's, and `asyncio.run` in another test would be refused."""
+    """A Chromium that finds no host but this machine. Not for the whole session: while playwright's synchronous interface
+    is open, its event loop is the main thread's, and `asyncio.run` in another test would be refused."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if not program: pytest.skip("no Chromium: apt-get install chromium fonts-dejavu-core")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
