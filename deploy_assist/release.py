@@ -364,13 +364,14 @@ def prepare(
     check_model(model)
     frame, form = as_frame(X, columns)
     schema = Schema.learn(frame, form=_form_for(model, form))
+    names = [str(c) for c in y.columns] if isinstance(y, pd.DataFrame) else None
     y = _labels(y, len(frame))
     X_known = schema.frame(frame)
     answers = _call(model, "predict", schema.model_input(X_known.iloc[:200]))
     if len(answers) != min(len(frame), 200):
         raise ModelError(f"model: got {len(answers)} answers for {min(len(frame), 200)} rows, expected one a row")
     task = _task_of(model, answers, y)
-    outputs = _outputs(y, answers, X)
+    outputs = _outputs(answers, names)
     schema = replace(schema, task=task, outputs=outputs, classes=_classes_of(model, task, y))
     schema = _with_unseen(schema, model, X_known)
     schema = _with_edits(schema, units, limits, edits)
@@ -391,10 +392,11 @@ def _form_for(model: Any, form: str) -> str:
     if form == "series": return form
     return "frame" if form == "frame" or hasattr(model, "feature_names_in_") else "array"
 
-def _outputs(y: Any, answers: np.ndarray, X: Any) -> tuple[str, ...]:
-    "Names of what the model predicts."
+def _outputs(answers: np.ndarray, names: Sequence[str] | None) -> tuple[str, ...]:
+    "Names of what the model predicts: those of y's columns when there are several."
     k = np.shape(answers)[1] if np.ndim(answers) == 2 else 1
-    return ("prediction",) if k == 1 else tuple(f"output_{i}" for i in range(k))
+    if k == 1: return ("prediction",)
+    return tuple(names) if names and len(names) == k else tuple(f"output_{i}" for i in range(k))
 
 def _params(model: Any) -> dict:
     "The model's parameters as short text, for the run."
