@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['tracking_uri', 'artifact_root', 'ModelVersion', 'current_version', 'versions', 'Resolved', 'home', 'resolve', 'Event',
-           'promote', 'rollback', 'history', 'production_at', 'register']
+           'promote', 'record_checks', 'rollback', 'history', 'production_at', 'register']
 
 # %% ../nbs/12_registry.ipynb #ab16afe1
 import getpass
 import json
+import logging
 import os
+import random
 import re
 import shutil
 import subprocess
 import tempfile
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -97,13 +100,29 @@ def _client(uri: str):
         key = os.getpid(), uri
         if key not in _clients:
             if uri.startswith("sqlite"): _make_tables(uri)
-            _clients[key] = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            _clients[key] = _Patient(client) if uri.startswith("sqlite") else client
         return _clients[key]
+
+class _Patient:
+    "A client that tries again when another process holds SQLite's lock: what was refused was rolled back, so trying again is safe."
+
+    def __init__(self, client: object): self._client = client
+
+    def __getattr__(self, name: str):
+        from mlflow.exceptions import MlflowException
+        call = getattr(self._client, name)
+        def patient(*args, **kwargs):
+            for left in range(20, -1, -1):
+                try: return call(*args, **kwargs)
+                except MlflowException as e:
+                    if "database is locked" not in str(e) or not left: raise
+                time.sleep(random.uniform(.01, .1))
+        return patient
 
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
     "One process at a time; where the system has no such locks, nothing is locked."
-    folder.mkdir(parents=True, exist_ok=True)
     try: import fcntl
     except ImportError: yield; return
     fd = os.open(folder, os.O_RDONLY)
@@ -115,6 +134,8 @@ def _folder_lock(folder: Path) -> Iterator[None]:
 def _make_tables(uri: str) -> None:
     "Make the tables of a new SQLite registry, so that the default experiment's artifacts lie beside it as well."
     file = _sqlite_file(uri)
+    try: file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise RegistryError(f"the folder of the registry {uri} cannot be made: {e.strerror}") from None
     with _folder_lock(file.parent):
         if file.exists() and file.stat().st_size: return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -122,7 +143,7 @@ def _make_tables(uri: str) -> None:
 
 # %% ../nbs/12_registry.ipynb #8c9dede8
 _limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-           "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+           "MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 _inside = [0, {}]  # how many of our calls are running, and which variables we set for them
 
 @contextmanager
@@ -142,19 +163,25 @@ def _bounded(uri: str) -> Iterator[None]:
                 for k in _inside[1]: os.environ.pop(k, None)
 
 # %% ../nbs/12_registry.ipynb #d7c4520e
-_ports = dict(postgresql=5432, mysql=3306, mssql=1433)
-
 def _knock(uri: str) -> None:
     "Raises `RegistryError` when nobody answers at `uri`."
-    import socket
-    parts = urlsplit(uri)
     if uri.startswith("http"):
         from mlflow.exceptions import MlflowException
         try: _get(uri, "/health")
         except MlflowException as e: raise _away(uri, e) from None
-    elif (kind := parts.scheme.split("+")[0]) in _ports and parts.hostname:
-        try: socket.create_connection((parts.hostname, parts.port or _ports[kind]), timeout=5).close()
-        except OSError as e: raise _away(uri, e) from None
+    elif (os.getpid(), uri) in _clients or "://" not in uri or uri.startswith("file:"): return
+    elif not uri.startswith("sqlite") or _sqlite_file(uri).exists(): _knock_database(uri)
+
+def _knock_database(uri: str) -> None:
+    "MLflow would try for 100 s to open a database that is away, or a file that is none: one try tells."
+    import sqlalchemy as sa
+    timeout = {} if uri.startswith(("sqlite", "mssql")) else {"connect_timeout": 5}
+    try:
+        engine = sa.create_engine(uri, poolclass=sa.pool.NullPool, connect_args=timeout)
+        with engine.connect() as db: sa.inspect(db).get_table_names()
+    except sa.exc.NoSuchModuleError: return  # databricks and other addresses that are no databases
+    except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as e:
+        raise _away(uri, getattr(e, "orig", None) or e) from None
 
 def _get(uri: str, route: str, **params):
     "One GET to an MLflow server with the user's MLflow credentials, 5 s at most, no retries."
@@ -188,16 +215,21 @@ def _talk(uri: str | None = None, create: bool = False) -> Iterator[tuple]:
         try: yield _client(uri), uri
         except MlflowException as e: raise _explained(e, uri) from e
 
+class _Mute(logging.Filter):
+    "Drops what a logger says while one of our calls runs in this thread; everything else passes."
+    here = threading.local()
+    names = "mlflow.store.db.utils", "alembic.runtime.migration", "alembic.runtime.plugins"
+
+    def filter(self, record: logging.LogRecord) -> bool: return not getattr(self.here, "depth", 0)
+
+_mute = _Mute()
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    import logging
-    loggers = [logging.getLogger(n) for n in ("mlflow.store.db.utils", "alembic", "alembic.runtime.migration")]
-    with _lock:
-        levels = [l.level for l in loggers]
-        for l in loggers: l.setLevel(logging.CRITICAL)
+    for name in _Mute.names: logging.getLogger(name).addFilter(_mute)
+    _Mute.here.depth = getattr(_Mute.here, "depth", 0) + 1
     try: yield
-    finally:
-        for l, level in zip(loggers, levels): l.setLevel(level)
+    finally: _Mute.here.depth -= 1
 
 def _explained(error: Exception, uri: str) -> RegistryError:
     "MLflow's error in our words."
@@ -210,7 +242,7 @@ def _explained(error: Exception, uri: str) -> RegistryError:
                              "model and on the experiment of the same name, which holds its history")
     if "out-of-date database schema" in text:
         return RegistryError(f"the registry was made by another version of MLflow: back it up, then run  mlflow db upgrade {_shown(uri)}")
-    if "failed with exception" in text or "failed with timeout" in text or code == "TEMPORARILY_UNAVAILABLE":
+    if "failed with exception" in text or "failed with timeout" in text or code == "TEMPORARILY_UNAVAILABLE" and "sqlite" not in uri:
         return _away(uri, text)
     return RegistryError(f"the registry {_shown(uri)} refused: {text}")
 
@@ -282,7 +314,7 @@ def _find(client: object, name: str, version: str | None = None, alias: str | No
     except MlflowException as e:
         if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"): raise
     known = [str(v.version) for v in _all_versions(client, name)]
-    raise RegistryError(f"{name!r} has no version {version!r}: it has {', '.join(known) or 'none'}")
+    raise RegistryError(f"{name!r} has no version {str(version)!r}: it has {', '.join(known) or 'none'}")
 
 def _aliases(client: object, name: str) -> dict[str, str]:
     "Alias -> version; a database gives numbers, a server text."
@@ -334,7 +366,7 @@ def versions(
     with _talk(uri) as (client, uri):
         here, found = _aliases(client, name), _all_versions(client, name)
     rows = [dict(version=str(v.version), created=pd.Timestamp(v.creation_timestamp, unit="ms", tz="UTC"),
-                 aliases=", ".join(sorted(a for a, v_ in here.items() if v_ == str(v.version))),
+                 aliases=", ".join(sorted(a for a, n in here.items() if n == str(v.version))),
                  checks_passed=_passed(v.tags), task=v.tags.get(_tag + "task"), hash=v.tags.get(_tag + "hash"),
                  git_commit=v.tags.get(_tag + "git_commit"), run_id=v.run_id or None, model_id=_model_id(v),
                  description=v.description or "") for v in reversed(found)]
@@ -516,11 +548,20 @@ def _finish(client: object, name: str, run_id: str) -> list[Event]:
     events = _events(client, run_id)
     if events and events[-1].state == "pending":
         last = events[-1]
-        if last.action != "moved": _point(client, name, last.alias, last.version)
-        state = _end(client, run_id, last, "done")
+        state = _end(client, run_id, last, _made(client, name, last))
         events[-1] = replace(last, state=state)
         if state.startswith("failed"): _follow(client, name, run_id, last.alias)
     return events
+
+def _made(client: object, name: str, event: Event) -> str:
+    "Make a move that someone began: its state."
+    from mlflow.exceptions import MlflowException
+    if event.action == "moved": return "done"
+    try: _point(client, name, event.alias, event.version)
+    except MlflowException as e:
+        if e.error_code != "RESOURCE_DOES_NOT_EXIST": raise
+        return f"failed: version {event.version} is gone"
+    return "done"
 
 def _follow(client: object, name: str, run_id: str, alias: str) -> None:
     "Point the alias at what the record says: the last to write it may have been slow and late."
@@ -622,6 +663,24 @@ def promote(
               who=who or _who(uri), expected=expected, forced=bool(force and passed is False))
         return _version_of(mv, uri, alias)
 
+# %% ../nbs/12_registry.ipynb #5ea0db81
+def record_checks(
+    name: str,                # a registered model
+    version: object,          # a version (number, or what `register` returned)
+    checks: object,           # a `Readiness`, or its `to_dict()`
+    *,
+    uri: str | None = None,   # of the registry; default: `tracking_uri()`
+) -> ModelVersion:
+    "Write down whether a version passed its checks; the next `promote` looks at that."
+    said = checks if isinstance(checks, dict) else checks.to_dict()
+    with _talk(uri) as (client, uri):
+        mv = _find(client, name, version.version if isinstance(version, ModelVersion) else str(version))
+        tags = _check_tags(said)
+        for key in (_tag + "checks_passed", _tag + "checks_failed"):
+            if key in tags: client.set_model_version_tag(name, str(mv.version), key, tags[key])
+            elif key in mv.tags: client.delete_model_version_tag(name, str(mv.version), key)
+        return replace(_version_of(mv, uri), checks_passed=said.get("passed"))
+
 # %% ../nbs/12_registry.ipynb #a5fd3e8a
 def rollback(
     name: str,                # a registered model
@@ -685,11 +744,11 @@ def production_at(
     return said[-1] if said and said[-1].version is not None else None
 
 # %% ../nbs/12_registry.ipynb #7089945e
-def _figure(width: float = 4.2, height: float = 3.4):
+def _figure(width: float = 4.2, height: float = 3.4, layout: str | None = "constrained"):
     need("matplotlib", "notebook", "the pictures of a run")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=90)
+    figure = Figure(figsize=(width, height), layout=layout, dpi=90)
     FigureCanvasAgg(figure)
     return figure
 
@@ -738,7 +797,8 @@ def _features(frame, most: int = 12):
     "How the first columns are distributed."
     columns = list(frame.columns)[:most]
     rows = -(-len(columns)//4)
-    figure = _figure(9, 1.9*rows)
+    figure = _figure(9, 1.9*rows, None)
+    figure.subplots_adjust(left=.02, right=.98, top=1 - .2/rows, bottom=.25/rows, hspace=.6, wspace=.12)
     for ax, column in zip(np.ravel(figure.subplots(rows, 4, squeeze=False)), columns + [None]*(4*rows - len(columns))):
         if column is None: ax.axis("off"); continue
         values = frame[column].dropna()
@@ -746,7 +806,7 @@ def _features(frame, most: int = 12):
         else:
             top = values.astype(str).str.slice(0, 14).value_counts().head(8)
             ax.bar(range(len(top)), top.to_numpy()), ax.set_xticks(range(len(top)), list(top.index), rotation=45, fontsize=7)
-        ax.set_title(str(column)[:24], fontsize=9)
+        ax.set_title(str(column)[:24], fontsize=9), ax.set_yticks([]), ax.tick_params(labelsize=7)
     return figure
 
 # %% ../nbs/12_registry.ipynb #28dd8976
@@ -868,7 +928,7 @@ def _register(client, uri, release, folder, extra, alias, readiness, description
     name, commit = release.name, _git_commit()
     facts = {_tag + "task": release.task, _tag + "hash": release.hash, **_check_tags(readiness), **tags}
     if commit: facts |= {_tag + "git_commit": commit}
-    run_tags = {"mlflow.user": who, "mlflow.source.type": "NOTEBOOK", **facts, **({"mlflow.source.git.commit": commit} if commit else {})}
+    run_tags = {"mlflow.user": who, "mlflow.source.type": "LOCAL", "mlflow.source.name": "deploy_assist", **facts, **({"mlflow.source.git.commit": commit} if commit else {})}
     run_id = client.create_run(_experiment(client, uri, name), tags=run_tags, run_name=f"register {name}").info.run_id
     model_id = version = None
     try:
