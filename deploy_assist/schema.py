@@ -172,9 +172,9 @@ def suggest_sensitivity(
 def plain(v: Any) -> Any:
     "A value as JSON can carry it: Python scalars, None for missing, ISO text for times, lists for arrays."
     if v is None or v is pd.NaT or v is pd.NA: return None
+    if isinstance(v, np.generic): v = v.item()
     if isinstance(v, (str, bool, int)): return v
-    if isinstance(v, float): return None if math.isnan(v) else float(v)
-    if isinstance(v, np.generic): return plain(v.item())
+    if isinstance(v, float): return None if math.isnan(v) else v
     if isinstance(v, (pd.Timestamp, datetime, date)): return v.isoformat()
     if isinstance(v, (list, tuple, np.ndarray)): return [plain(x) for x in v]
     if type(v).__name__ == "Decimal": return float(v)
