@@ -929,11 +929,15 @@ def _register(client, uri, release, folder, extra, alias, readiness, description
     facts = {_tag + "task": release.task, _tag + "hash": release.hash, **_check_tags(readiness), **tags}
     if commit: facts |= {_tag + "git_commit": commit}
     run_tags = {"mlflow.user": who, "mlflow.source.type": "LOCAL", "mlflow.source.name": "deploy_assist", **facts, **({"mlflow.source.git.commit": commit} if commit else {})}
-    run_id = client.create_run(_experiment(client, uri, name), tags=run_tags, run_name=f"register {name}").info.run_id
+    experiment = _experiment(client, uri, name)
+    run_id = client.create_run(experiment, tags=run_tags, run_name=f"register {name}").info.run_id
     model_id = version = None
     try:
         _log_run(client, run_id, release, folder, extra, readiness)
-        model_id = _log_model(client, run_id, release, folder, facts)
+        model = client.create_logged_model(experiment, name="model", source_run_id=run_id, tags=facts, params=_params(release.params),
+                                           model_type=release.task)
+        model_id = model.model_id
+        _log_model(client, run_id, release, folder, model)
         _ensure_model(client, uri, name)
         version = str(client.create_model_version(name, _source(client, uri, model_id), run_id, description=description or None,
                                                   tags={**facts, _tag + "model_id": model_id}, model_id=model_id).version)
@@ -964,18 +968,15 @@ def _log_run(client, run_id, release, folder, extra, readiness) -> None:
     if readiness: (extra/"checks.json").write_text(json.dumps(readiness, indent=1, default=str), "utf-8")
     client.log_artifacts(run_id, str(extra))
 
-def _log_model(client, run_id, release, folder, facts) -> str:
-    "The bundle as a logged model, with the metrics; its id."
+def _log_model(client, run_id, release, folder, model) -> None:
+    "The bundle and its metrics as MLflow's logged model, the output of the run."
     from mlflow.entities import LoggedModelOutput, Metric
-    model = client.create_logged_model(client.get_run(run_id).info.experiment_id, name="model", source_run_id=run_id, tags=facts,
-                                       params=_params(release.params), model_type=release.task)
     with tempfile.TemporaryDirectory(prefix="deploy-assist-") as tmp:
         client.log_model_artifacts(model.model_id, str(_stamped(folder, Path(tmp)/"model", run_id, model)))
     now = int(datetime.now(timezone.utc).timestamp()*1000)
     client.log_batch(run_id, metrics=[Metric(k, v, now, 0, model_id=model.model_id) for k, v in _metrics(release.metrics).items()])
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     client.finalize_logged_model(model.model_id, "READY")
-    return model.model_id
 
 def _stamped(folder, to, run_id, model) -> Path:
     "A copy of the bundle whose MLmodel names its run and its logged model; no file that counts for the bundle's hash changes."
