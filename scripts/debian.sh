@@ -14,11 +14,14 @@ if [ "${APT:-yes}" = no ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/n
 fi
 echo "debian: installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
 # RUNLEVEL=1: a fresh PostgreSQL package would start a server of its own, which the tests do not use
-apt() { RUNLEVEL=1 apt-get -qq -o Dpkg::Use-Pty=0 -o Acquire::Retries=2 "$@" </dev/null >/dev/null; }
-apt update || echo "debian: apt-get update failed" >&2
+apt() { RUNLEVEL=1 apt-get -qq -o Dpkg::Use-Pty=0 -o Acquire::Retries=2 "$@" </dev/null >"$log" 2>&1; }
+apt update || { echo "debian: apt-get update failed:" >&2; tail -3 "$log" >&2; }
 for package in "${missing[@]}"; do
-    apt install -y --no-install-recommends "$package" ||
-        echo "debian: $package could not be installed: the tests that need it will skip" >&2
+    apt install -y --no-install-recommends "$package" && continue
+    echo "debian: $package could not be installed, so the tests that need it will skip:" >&2
+    tail -3 "$log" >&2
 done
+rm -f "$log"
 exit 0

@@ -30,6 +30,7 @@ if [ -z "$uv" ] && pip_works && .venv/bin/python -m pip install -q uv 2>/dev/nul
 
 install() {
     if [ -n "$uv" ]; then
+        if [ -f /etc/ssl/certs/ca-certificates.crt ]; then export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}; fi
         if UV_LINK_MODE=${UV_LINK_MODE:-copy} "$uv" pip install -q --python .venv/bin/python --compile-bytecode "$@"; then return; fi
         say "uv could not install this; trying pip"
     fi
