@@ -111,7 +111,10 @@ class Release:
     settings: dict = field(default_factory=dict) # deploy.toml
     requirements: tuple[str, ...] = ()
     folder: Path | None = None          # where it was loaded from
-    checks: dict | None = None          # the last readiness, as Readiness.to_dict()
+    notes: dict = field(default_factory=dict)  # what is not part of the release itself: "checks", the last readiness
+
+    @property
+    def checks(self) -> dict | None: return self.notes.get("checks")
 
     @property
     def task(self) -> str: return self.schema.task
@@ -558,7 +561,7 @@ def load_release(
     return Release(name=read_manifest(folder)["name"], model=load_model(files["model.skops"], trusted), schema=Schema.from_dict(data("schema.json")),
                    baseline=pd.read_parquet(io.BytesIO(files["baseline.parquet"])), metrics=data("metrics.json"), params=data("params.json"),
                    settings=from_toml(files["deploy.toml"].decode()), requirements=tuple(files["requirements.txt"].decode().split()),
-                   folder=folder, checks=json.loads(checks.read_bytes()) if checks.is_file() else None)
+                   folder=folder, notes={"checks": json.loads(checks.read_bytes())} if checks.is_file() else {})
 
 # %% ../nbs/10_release.ipynb #271b554a
 def _summary(self: Release) -> str:
@@ -572,6 +575,6 @@ Release._repr_html_ = lambda self: f"<p>{_summary(self)}</p>{self.schema._repr_h
 # %% ../nbs/10_release.ipynb #9ac747d2
 def edit(self: Release, column: str, **changes) -> Release:
     "A new release with one column of its schema changed; see `Schema.edit`."
-    return replace(self, schema=self.schema.edit(column, **changes))
+    return replace(self, schema=self.schema.edit(column, **changes), folder=None, notes={})
 
 Release.edit = edit
