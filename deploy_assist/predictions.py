@@ -1348,7 +1348,9 @@ def _query(self: PredictionLog, sql: str, database: str | None) -> "pd.DataFrame
     import pandas as pd
     import sqlalchemy as sa
     try:
-        with sa.create_engine(database).connect() as connection: return pd.read_sql(sa.text(sql), connection)
+        with sa.create_engine(database, poolclass=sa.NullPool).connect() as connection:
+            got = connection.execute(sa.text(sql))
+            return pd.DataFrame(got.fetchall(), columns=list(got.keys()))
     except sa.exc.SQLAlchemyError as e: raise LogError(f"labels: the query failed ({_short(e)})") from None
 
 PredictionLog.labels, PredictionLog._query = labels, _query
@@ -1519,7 +1521,7 @@ def delete(
     self: PredictionLog,
     name: str | None = None,             # the model's name; all models when None
     *,
-    subject: str | None = None,          # whom the rows are about, as given in `Batch.subjects`
+    subject: str | Sequence[str] | None = None,  # whom the rows are about, as given in `Batch.subjects`; one or several
     where: Mapping[str, Any] | None = None,  # or the value of one or more columns, such as {"patient_id": "A-17"}
     ids: Sequence[str] | None = None,    # or prediction ids
     timeout: float = 15.0,               # seconds to wait for live processes to move what they have in their spool
@@ -1530,7 +1532,6 @@ def delete(
     left = self._settle(timeout)
     counts, files = dict(predictions=0, labels=0, feedback=0, exported=0), []
     with self._reading() as db, self._draining:
-        if db.dialect == "sqlite": db.run("PRAGMA secure_delete=ON")
         chosen = set(map(str, ids or ()))
         for lay in _layouts(db, name):
             test = self._test(lay, subject, where, ids)
@@ -1571,7 +1572,7 @@ PredictionLog._settle = _settle
 def _test(self: PredictionLog, lay: dict, subject, where, ids) -> dict[str, tuple[str, list]] | None:
     "Column of the table -> (its name in exports, values); None when this model has no such column."
     if ids is not None: return {"prediction_id": ("prediction_id", [str(i) for i in ids])}
-    if subject is not None: return {"subject": ("subject", [str(subject)])}
+    if subject is not None: return {"subject": ("subject", [subject] if isinstance(subject, str) else [str(s) for s in subject])}
     columns, exported = {c["name"]: c for c in lay["columns"]}, window_names([c["name"] for c in lay["columns"]], _EXPORTED)
     if not set(where) <= set(columns): return None
     out = {}
@@ -1596,11 +1597,12 @@ def _erase_rows(db: _Database, tables: Sequence[str], ids: set[str]) -> dict[str
             where = f"WHERE prediction_id IN (SELECT prediction_id FROM {chosen})"
             gone[key] += db.one(f"SELECT count(*) FROM {_q(table)} {where}")
             db.run(f"DELETE FROM {_q(table)} {where}")
-    if any(gone.values()):
-        if db.dialect == "sqlite": db.run("PRAGMA wal_checkpoint(TRUNCATE)")
-        else:
-            for t in [*tables, "log_labels", "log_feedback"]: db.run(f"VACUUM {_q(t)}")
+    if any(gone.values()): _scrub(db, [*tables, "log_labels", "log_feedback"])
     return gone
+
+def _scrub(db: _Database, tables: Sequence[str]) -> None:
+    "Remove the traces that deleted rows leave in the file: SQLite's pages keep old bytes until the file is written anew."
+    for sql in ["VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"] if db.dialect == "sqlite" else [f"VACUUM {_q(t)}" for t in tables]: db.run(sql)
 
 # %% ../nbs/13_predictions.ipynb #9b487196
 def _erase_exports(self: PredictionLog, db: _Database, lay: dict, test: dict, ids: set[str]) -> tuple[int, list[str], list[str]]:
