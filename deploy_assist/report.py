@@ -434,7 +434,7 @@ def trust(self: Monitor) -> Html:
     t = column_of(self.current, self.roles.get("time"))
     if t is not None and t.notna().any() and self.until:
         last = pd.to_datetime(t, utc=True).max().to_pydatetime()
-        facts.append(("Last row", clock(last, self.zone), f"{span(max(0.0, (self.until - last).total_seconds()))} before the window's end"))
+        facts.append(("Last row", clock(last, self.zone), f"{span(max(0, int((self.until - last).total_seconds())))} before the window's end"))
     facts.append(("Baseline", f"{len(self.baseline):,} rows", a.get("baseline") or "a frame"))
     facts.append(("Report made", clock(a.get("created"), self.zone), f"deploy_assist {a.get('library', '')}"))
     return _section("trust", facts=facts)
@@ -471,14 +471,14 @@ def _clean(self: Monitor) -> dict:
     broken = {f.column for f in self.verdict.findings if f.cause in ("missing", "unit", "stuck", "unseen", "range")}
     return _tile("Data quality", f"{percent(k / cells)} missing" if len(self.current) else "–", f"{percent(before)} in the baseline",
                  f"95%: {percent(low)} to {percent(high)}" if len(self.current) else "", line,
-                 f"{len(broken)} column{'s' * (len(broken) != 1)} with a finding" if broken else "")
+                 f"{len(broken)} column{'' if len(broken) == 1 else 's'} with a finding" if broken else "")
 
 def _drifted(self: Monitor) -> dict:
     v = self.verdict
     moved = [f for f in v.findings if f.cause in ("population", "joint", "labels")]
     worst = max(v.columns, key=lambda d: d.effect, default=None)
     past = [len([f for f in r.get("findings", []) if f["cause"] in ("population", "joint", "labels")]) for r in self.earlier[-11:]]
-    return _tile("Drift", f"{len({f.column for f in moved if f.column})} of {len(self.inputs)} columns moved",
+    return _tile("Drift", f"{len({f.column for f in moved if f.column})} of {len(self.inputs)} moved",
                  f"largest: {worst.column}, {'KS' if worst.ks is not None else 'share'} {number(worst.effect)}" if worst else "",
                  f"limit: KS {number(v.limits.get('ks'))}, PSI {number(v.limits.get('psi'))}" if v.limits else "",
                  sparkline([*past, len(moved)], title="moved columns, report by report") if past else "", "beyond the limit" if moved else "")
@@ -556,12 +556,12 @@ for _name in ("_requests", "_level"): Monitor.__dict__[_name].__set_name__(Monit
 # %% ../nbs/24_report.ipynb #468b5a5a
 def _facts_of(self: Monitor, f: Finding) -> list[tuple[str, str]]:
     b, c = (column_of(x, f.column) for x in (self.baseline, self.current))
-    out = [("effect", _effect(f)), ("evidence", "certain by rule" if f.p_value == 0 else f"p = {f.p_value:.1g}" if f.p_value >= 1e-12 else "p < 1e\u221212")]
+    out = [("effect", _effect(self, f)), ("evidence", f"p = {f.p_value:.1g}" if f.p_value >= 1e-12 else "p < 1e\u221212")]
     got = hits(f, b, c) if b is not None and c is not None and len(c) else None
     if got is not None:
         mask, usual = got
         k = int(mask.sum()) if f.cause != "population" else int(round(max(0.0, mask.mean() - usual) * len(mask)))
-        out.append(("rows hit", f"{'about ' * (f.cause == 'population')}{k:,} of {len(mask):,}"))
+        out.append(("rows hit", f"{'about ' if f.cause == 'population' else ''}{k:,} of {len(mask):,}"))
         start = began(mask, usual, *self._chunked)
         out.append(("since", f"about {clock(start, self.zone)}" if start else "all of the window"))
         where = segment(mask, self.current, [x for x in (*self.inputs, self.roles.get("version")) if x and x != f.column])
@@ -569,9 +569,18 @@ def _facts_of(self: Monitor, f: Finding) -> list[tuple[str, str]]:
     if f.column in self.weights: out.append(("weight in the model", percent(self.weights[f.column])))
     return out
 
-def _effect(f: Finding) -> str:
+def _effect(self: Monitor, f: Finding) -> str:
+    "How large a finding is, in the column's units where it has some."
     if f.cause in ("missing", "unseen", "range", "stuck", "unit"): return f"{percent(f.effect)} of the rows"
-    return {"population": "KS or share moved ", "joint": "overlap lost ", "model": "lost ", "service": "longer or more by ", "labels": "moved "}.get(f.cause, "") + number(f.effect)
+    d = next((d for d in self.verdict.columns if d.column == f.column), None)
+    if f.cause == "population" and d is not None:
+        if d.kind == "category": return f"{percent(d.tv)} of the rows changed category, PSI {number(d.psi)}"
+        unit, by = _unit(self, f.column), float(d.after.get("median") or 0) - float(d.before.get("median") or 0)
+        return f"median {'+' if by > 0 else ''}{number(by, unit)}, moved by {number(d.w1, unit)} on average, KS {number(d.ks)}"
+    if f.cause == "service": return f"{f.effect:+.0%}"
+    loss = f.data.get("loss")
+    if loss is not None: return f"{METRIC.get(loss.metric, loss.metric)} worse by {number(loss.loss)} (95%: {number(loss.low)} to {number(loss.high)})"
+    return number(f.effect)
 
 def findings(self: Monitor) -> Html:
     "What changed beyond chance and tolerance, worst first."
@@ -623,8 +632,7 @@ def data_quality(self: Monitor) -> Html:
             new = percent(out) if out else ""
         if c in said or k > 0 or odd or new: rows.append((c, percent(was), percent(k), odd, new, ", ".join(said.get(c, []))))
         else: quiet += 1
-    rows.sort(key=lambda r: (not r[5], -float(str(r[2]).rstrip("%–").replace("gone", "101") or 0)))
-    return _section("data_quality", rows=rows, quiet=quiet)
+    return _section("data_quality", rows=[r for r in rows if r[5]], trifles=[r for r in rows if not r[5]], quiet=quiet)
 
 Monitor.data_quality = data_quality
 
@@ -640,6 +648,9 @@ def shared_bins(
     both = [np.quantile(v, [.005, .995]) for v in (a, b) if len(v)]
     if not both: return np.array([0., 1.]), np.zeros(1), np.zeros(1)
     low, high = min(q[0] for q in both), max(q[1] for q in both)
+    if len(a):  # a value a thousand times too large must not press all others into one bin
+        room = 0.75 * ((both[0][1] - both[0][0]) or abs(both[0][0]) or 1.0)
+        low, high = max(low, both[0][0] - room), min(high, both[0][1] + room)
     whole = all((v == np.rint(v)).all() for v in (a, b))
     if high <= low: low, high = low - .5, high + .5
     if whole and high - low + 1 <= most: edges = np.arange(np.floor(low), np.ceil(high) + 2) - .5
@@ -897,7 +908,7 @@ def start_kernel(
     class Ours(KernelManager):
         @property
         def kernel_spec(self): return spec
-    first = "import deploy_assist.report; deploy_assist.report._macros()"
+    first = "from deploy_assist.report import _macros; _macros()"
     spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False",
                             f"--IPKernelApp.exec_lines={first}"], display_name="Python", language="python")
     library = str(Path(str(files("deploy_assist"))).parent)
