@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['KINDS', 'WINDOWS', 'STEPS', 'WORDS', 'Field', 'Step', 'Given', 'Flow', 'state', 'choices', 'values', 'prepared',
            'dependents', 'confirm', 'skip', 'news', 'forget', 'code', 'shell', 'Name', 'call', 'edited', 'served',
-           'deployment', 'script', 'notebook', 'commands', 'to_text', 'read_answers', 'resume', 'lines']
+           'deployment', 'remedy', 'mended', 'script', 'notebook', 'commands', 'to_text', 'read_answers', 'resume',
+           'lines']
 
 # %% ../nbs/08_flow.ipynb #a65bb28d
+import ast
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -48,6 +50,7 @@ class Step:
     keeps: tuple[str, ...] = ()      # parts of the outcome that deploy.toml keeps
     optional: bool = False           # may be skipped
     lives: bool = False              # runs in this kernel only: gone after a restart
+    auto: bool = False               # starts by itself when it opens: there is nothing to decide
     check: Callable | None = None    # (flow, values): raises ConfigError
 
 # %% ../nbs/08_flow.ipynb #f7e98bbb
@@ -279,6 +282,11 @@ def _model_code(flow, values):
     args = [Name(names[k]) for k in ("model", "X", "y") if names.get(k)]
     return f"from deploy_assist import prepare\n\nrelease = {call('prepare', *args, name=values['name'], **more)}"
 
+def _model_check(flow, values):
+    if "found" in flow.facts and not flow.facts["found"]:
+        raise ConfigError("Model: got no fitted model with rows that fit it in this notebook, expected both: fit a model on a DataFrame and run wizard() "
+                          "again, or name them, wizard(model, X, y)")
+
 def _model_said(flow, values, outcome):
     schema = outcome.get("schema")
     what = [values["name"], *([schema.task, f"{len(schema)} columns"] if schema is not None else [])]
@@ -292,7 +300,7 @@ _model = Step(
                                                                        for i, f in enumerate(flow.facts.get("found") or ({},)))),
      Field("name", "Name", "text", lambda flow: flow.facts.get("name", "model"), check=check_name,
            help="in the registry, in the log, in the address of the endpoint")),
-    said=_model_said, keeps=("bundle", "hash"))
+    check=_model_check, said=_model_said, keeps=("bundle", "hash"), auto=True)
 
 # %% ../nbs/08_flow.ipynb #8662374a
 def edited(schema: Any, columns: Mapping) -> Any:
@@ -350,7 +358,7 @@ _check = Step(
     lambda flow, values: "from deploy_assist import check\n\nreadiness = check(release)",
     (Field("accept", "Go on although a check failed", "flag", False, help="the registry's history will show it"),),
     needs=("contract",), shell=lambda flow, values: (f"deploy-assist check {shlex.quote(_folder(flow))}",),
-    said=_check_said, keeps=("passed",))
+    said=_check_said, keeps=("passed",), auto=True)
 
 # %% ../nbs/08_flow.ipynb #f1a9e5cc
 def _register_code(flow, values):
@@ -388,10 +396,8 @@ def _port(v):
     if v != int(v) or not 0 <= v <= 65535: raise ConfigError(f"port: got {v}, expected a whole number from 0 (any free one) to 65535")
 
 def _serve_code(flow, values):
-    options = {k: v for k, v in (("port", int(values["port"])),) if v}
-    if not values["key"]: return f"from deploy_assist import serve\n\nendpoint = {call('serve', served(flow), **options)}\nprint(endpoint.url)"
-    return (f"import secrets\n\nfrom deploy_assist import serve\n\nkey = secrets.token_urlsafe(24)\n"
-            f"endpoint = {call('serve', served(flow), key=Name('key'), **options)}\nprint(endpoint.url)")
+    options = {k: v for k, v in (("key", bool(values["key"])), ("port", int(values["port"]))) if v}
+    return f"from deploy_assist import serve\n\nendpoint = {call('serve', served(flow), **options)}\nprint(endpoint.url)"
 
 def _serve_shell(flow, values):
     key = " --key-file endpoint.key" if values["key"] else ""
@@ -421,7 +427,7 @@ def _can_replay(flow): return bool(_chosen(flow).get("X_test") or _chosen(flow).
 def _watch_code(flow, values):
     lines = [f"first_report = {call('report', _deployment(flow), window=values['window'])}", "print(first_report.verdict)"]
     if not values["replay"]: return "from deploy_assist import report\n\n" + "\n".join(lines)
-    key = dict(key=Name("key")) if flow.values("serve")["key"] else {}
+    key = dict(key=Name("endpoint.key")) if flow.values("serve")["key"] else {}
     return "\n".join(["from deploy_assist import Client, report\n", f"client = {call('Client', Name('endpoint.url'), **key)}",
                       "X_held, y_held = release.held_out()", "answers, ids = client.predict(X_held, return_ids=True)",
                       "if y_held is not None:", "    for id, label in zip(ids, y_held.tolist()): client.feedback(id, label=label)", *lines])
@@ -458,6 +464,29 @@ def deployment(
 ) -> Flow:
     "The flow from a fitted model to a watched deployment."
     return Flow(steps, facts=facts)
+
+# %% ../nbs/08_flow.ipynb #6d4c97d8
+def remedy(
+    fix: str,  # of a check, such as "release = release.edit('age', policy='hash')   # or 'drop'"
+) -> tuple[str, dict] | None:  # column and changes; None when it is words for a person
+    "What a check's fix changes in the contract."
+    try: tree = ast.parse(fix.strip()).body
+    except SyntaxError: return None
+    if len(tree) != 1 or not isinstance(tree[0], (ast.Assign, ast.Expr)) or not isinstance(node := tree[0].value, ast.Call): return None
+    if ast.unparse(node.func) != "release.edit" or len(node.args) != 1: return None
+    try: return ast.literal_eval(node.args[0]), {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}
+    except ValueError: return None
+
+def mended(self: Flow, fix: str) -> dict:
+    "The contract's values with a remedy; they are confirmed like any other answer."
+    found = remedy(fix)
+    if found is None: raise ConfigError(f"Check: got a remedy in words ({fix!r}), expected an edit such as release.edit('age', policy='hash')")
+    values = self.values("contract")
+    columns = {k: dict(v) for k, v in values["columns"].items()}
+    columns[found[0]] = columns.get(found[0], {}) | found[1]
+    return values | {"columns": columns}
+
+Flow.mended = mended
 
 # %% ../nbs/08_flow.ipynb #8ea8568b
 def _imports(lines: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -545,9 +574,9 @@ Flow.notebook = notebook
 # %% ../nbs/08_flow.ipynb #46edc261
 def commands(self: Flow) -> str:
     "The flow as commands, one a line."
+    made = f"deploy-assist prepare deploy_assist.wizard:release_from_toml --out {shlex.quote(_folder(self))}"
     lines = [line for name in _told(self) for line in self.shell(name)]
-    made = f"# {_folder(self)} is written by the step Package, or by: deploy-assist prepare MODULE:FUNCTION --out {shlex.quote(_folder(self))}"
-    return "\n".join([made, *lines]) + "\n"
+    return "\n".join(["# in the folder of deploy.toml; a training script's own function works as well (MODULE:FUNCTION)", made, *lines]) + "\n"
 
 Flow.commands = commands
 
@@ -560,7 +589,7 @@ def to_text(self: Flow) -> str:
         if given.skipped: tables[name] = {"skipped": True}; continue
         values = {k: v for k, v in given.values.items() if not (k == "inputs" and name == "model")}
         kept = {k: given.outcome[k] for k in step.keeps if given.outcome.get(k) is not None}
-        tables[name] = {k: v for k, v in values.items() if not isinstance(v, Mapping)} | kept | {k: v for k, v in values.items() if isinstance(v, Mapping)}
+        tables[name] = {k: v for k, v in values.items() if not isinstance(v, Mapping)} | kept | {k: v for k, v in values.items() if v and isinstance(v, Mapping)}
     return to_toml({name: tables[name] for name in self.names if name in tables})
 
 Flow.to_text = Flow.toml = to_text
@@ -590,8 +619,11 @@ def resume(
     answers: Mapping[str, Given],     # from `read_answers`
     model: Mapping,                   # what came of the model step now: schema, metrics
 ) -> Flow:
-    "Confirm, in order, what a deploy.toml answers; steps that lived in a kernel become drafts, and so does what stood on a change."
+    """Confirm, in order, what a deploy.toml answers. What lived in a kernel (endpoint, demo) becomes a draft, and so does a check without
+    a version: its evidence is gone, and running it again is cheap."""
     flow = replace(self, drafts={n: g.values for n, g in answers.items() if not g.skipped})
+    if "register" in self.names and not (answers.get("register") or Given()).outcome.get("version"):
+        answers = {n: g for n, g in answers.items() if n != "check"}
     for name in self.names:
         given = answers.get(name)
         if given is None or flow.state(name) == "waiting": break
