@@ -143,7 +143,8 @@ def _make_tables(uri: str) -> None:
 
 # %% ../nbs/12_registry.ipynb #8c9dede8
 _limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-           "MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+           "MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+           "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _inside = [0, {}]  # how many of our calls are running, and which variables we set for them
 
 @contextmanager
@@ -163,6 +164,8 @@ def _bounded(uri: str) -> Iterator[None]:
                 for k in _inside[1]: os.environ.pop(k, None)
 
 # %% ../nbs/12_registry.ipynb #d7c4520e
+_patience_s = 5
+
 def _knock(uri: str) -> None:
     "Raises `RegistryError` when nobody answers at `uri`."
     if uri.startswith("http"):
@@ -175,7 +178,7 @@ def _knock(uri: str) -> None:
 def _knock_database(uri: str) -> None:
     "MLflow would try for 100 s to open a database that is away, or a file that is none: one try tells."
     import sqlalchemy as sa
-    timeout = {} if uri.startswith(("sqlite", "mssql")) else {"connect_timeout": 5}
+    timeout = {} if uri.startswith(("sqlite", "mssql")) else {"connect_timeout": _patience_s}
     try:
         engine = sa.create_engine(uri, poolclass=sa.pool.NullPool, connect_args=timeout)
         with engine.connect() as db: sa.inspect(db).get_table_names()
@@ -184,10 +187,10 @@ def _knock_database(uri: str) -> None:
         raise _away(uri, getattr(e, "orig", None) or e) from None
 
 def _get(uri: str, route: str, **params):
-    "One GET to an MLflow server with the user's MLflow credentials, 5 s at most, no retries."
+    "One GET to an MLflow server with the user's MLflow credentials, no retries."
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
-    return http_request(get_default_host_creds(uri), route, "GET", max_retries=0, timeout=5, raise_on_status=False, params=params)
+    return http_request(get_default_host_creds(uri), route, "GET", max_retries=0, timeout=_patience_s, raise_on_status=False, params=params)
 
 def _shown(uri: str) -> str:
     "An address without its password."
@@ -211,9 +214,10 @@ def _talk(uri: str | None = None, create: bool = False) -> Iterator[tuple]:
     with _quiet(), _bounded(uri):
         _mlflow()
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
         _knock(uri)
         try: yield _client(uri), uri
-        except MlflowException as e: raise _explained(e, uri) from e
+        except (MlflowException, SQLAlchemyError, OSError) as e: raise _explained(e, uri) from e  # OSError: a full disk, an upload
 
 class _Mute(logging.Filter):
     "Drops what a logger says while one of our calls runs in this thread; everything else passes."
@@ -234,10 +238,10 @@ def _quiet() -> Iterator[None]:
 def _explained(error: Exception, uri: str) -> RegistryError:
     "MLflow's error in our words."
     text, code, user = _short(error), getattr(error, "error_code", ""), os.environ.get("MLFLOW_TRACKING_USERNAME")
-    if "401" in text or code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+    if re.search(r"(error code|^) ?401\b", text) or code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
         return RegistryError(f"the registry {_shown(uri)} does not let {user or 'an unnamed user'} in: set "
                              "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
-    if "403" in text or code == "PERMISSION_DENIED":
+    if re.search(r"(error code|^) ?403\b", text) or code == "PERMISSION_DENIED":
         return RegistryError(f"the registry {_shown(uri)} does not allow this to {user or 'you'}: EDIT is needed on the registered "
                              "model and on the experiment of the same name, which holds its history")
     if "out-of-date database schema" in text:
@@ -383,7 +387,7 @@ class Resolved:
     alias: str | None = None
     model_id: str | None = None
     source: str = ""       # what was asked for
-    tracking_uri: str | None = None
+    tracking_uri: str | None = field(default=None, repr=False)
 
 def home() -> Path:
     "The folder for what deploy_assist keeps: DEPLOY_ASSIST_HOME, else `.deploy_assist` in the current folder."
@@ -512,10 +516,19 @@ def _new_record(client: object, uri: str, name: str) -> str:
 
 def _record_of(client: object, uri: str, name: str, create: bool = False) -> str | None:
     "The run that holds the record of `name`; for a model that others registered it is made when `create`."
+    from mlflow.exceptions import MlflowException
     run_id = _registered(client, name).tags.get(_history_tag)
-    if run_id or not create: return run_id
-    client.set_registered_model_tag(name, _history_tag, _new_record(client, uri, name))
-    return _registered(client, name).tags[_history_tag]
+    try: run = run_id and client.get_run(run_id)
+    except MlflowException as e:
+        if e.error_code != "RESOURCE_DOES_NOT_EXIST": raise
+        warnings.warn(f"the history of {name!r} (run {run_id}) was deleted from MLflow for good: it begins anew", stacklevel=2)
+        run = None
+    if not create: return run_id if run else None
+    if not run:
+        client.set_registered_model_tag(name, _history_tag, _new_record(client, uri, name))
+        return _registered(client, name).tags[_history_tag]
+    if run.info.lifecycle_stage == "deleted": client.restore_run(run_id)
+    return run_id
 
 def _events(client: object, run_id: str | None) -> list[Event]:
     "All events, in order."
@@ -881,19 +894,22 @@ def _check_tags(said: dict | None) -> dict[str, str]:
     return {**tags, _tag + "checks_failed": ", ".join(failed)[:2000]} if failed else tags
 
 # %% ../nbs/12_registry.ipynb #f5c3f166
-def _dataset(release: object) -> tuple | None:
-    "The data as MLflow's dataset, and its context: the test set, else the baseline."
-    X, y, target = release.X_test, release.y_test, None
-    frame, context = (X, "test") if X is not None and len(X) else (release.baseline, "baseline")
-    if not len(frame): return None
-    if context == "test" and y is not None and np.ndim(y) == 1: frame = frame.assign(**{(target := release.roles["label"]): y})
-    frame = frame.rename(columns=str).astype({str(c): str for c in frame.columns[frame.dtypes == "category"]})
+def _datasets(release: object) -> list:
+    "The release's data as MLflow's dataset inputs, by context."
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.pandas_dataset import PandasDataset
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data = PandasDataset(frame, CodeDatasetSource(tags={}), targets=target, name=f"{release.name}-{context}"[:500])
-        return data._to_mlflow_entity(), context
+    from mlflow.entities import DatasetInput, InputTag
+    X, y, label, made = release.X_test, release.y_test, release.roles["label"], []
+    frames = {"baseline": release.baseline}
+    if X is not None and len(X): frames["test"] = X.assign(**{label: y}) if y is not None and np.ndim(y) == 1 else X
+    for context, frame in frames.items():
+        frame = frame.rename(columns=str).astype({str(c): str for c in frame.columns[frame.dtypes == "category"]})
+        target = label if label in frame and frame[label].notna().any() else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = PandasDataset(frame, CodeDatasetSource(tags={}), targets=target, name=f"{release.name}-{context}"[:500])
+            made.append(DatasetInput(data._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
+    return made
 
 # %% ../nbs/12_registry.ipynb #f8d0614b
 def register(
@@ -940,8 +956,9 @@ def _register(client, uri, release, folder, extra, alias, readiness, description
         _log_model(client, run_id, release, folder, model)
         _ensure_model(client, uri, name)
         version = str(client.create_model_version(name, _source(client, uri, model_id), run_id, description=description or None,
-                                                  tags={**facts, _tag + "model_id": model_id}, model_id=model_id).version)
-        client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([dict(name=name, version=version)])})
+                                                  tags={**facts, _tag + "model_id": model_id}, model_id=model_id, await_creation_for=0).version)
+        if not uri.startswith("http"):  # a server does this itself: MLflow's pages then link the logged model to its version
+            client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([dict(name=name, version=version)])})
         if alias is not None:
             _move(client, uri, name, alias, lambda events, current: (version, _check_passed(readiness)), action="register",
                   reason=description or "registered", who=who, strict=False)
@@ -955,15 +972,14 @@ def _check_passed(readiness: dict | None) -> bool | None: return None if not rea
 
 # %% ../nbs/12_registry.ipynb #911ddd65
 def _log_run(client, run_id, release, folder, extra, readiness) -> None:
-    "Parameters, dataset, pictures and the readable files of the bundle."
-    from mlflow.entities import DatasetInput, InputTag, Param
+    "Parameters, data, pictures and what people read in the bundle; the bundle itself is the run's output."
+    from mlflow.entities import Param
     params = [Param(k, v) for k, v in _params(release.params).items()]
     for i in range(0, len(params), 100): client.log_batch(run_id, params=params[i:i + 100])
-    if data := _dataset(release):
-        client.log_inputs(run_id, [DatasetInput(data[0], [InputTag("mlflow.data.context", data[1])])])
+    client.log_inputs(run_id, _datasets(release))
     (extra/"plots").mkdir(parents=True)
     for name, figure in _plots(release).items(): figure.savefig(extra/"plots"/f"{name}.png")
-    for name in ("schema.json", "baseline.json", "metrics.json", "requirements.txt", "deploy.toml", "input_example.json"):
+    for name in ("schema.json", "requirements.txt", "input_example.json"):
         if (folder/name).exists(): shutil.copy(folder/name, extra/name)
     if readiness: (extra/"checks.json").write_text(json.dumps(readiness, indent=1, default=str), "utf-8")
     client.log_artifacts(run_id, str(extra))
