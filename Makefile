@@ -55,8 +55,8 @@ docs: $(READY) .venv/.docs  ## the documentation as a web site, in _docs/
 	@touch $@
 
 bench-serving bench-durability bench-monitoring: $(READY)
-	@if [ -f scripts/$(subst -,_,$@).py ]; then $(PY) scripts/$(subst -,_,$@).py $(ARGS); \
-	else echo "$@: not written yet (scripts/$(subst -,_,$@).py)" >&2; exit 1; fi
+	@if [ -f benchmarks/$(subst -,_,$@).py ]; then $(PY) benchmarks/$(subst -,_,$@).py $(ARGS); \
+	else echo "$@: not written yet (benchmarks/$(subst -,_,$@).py)" >&2; exit 1; fi
 
 debian:  ## Chromium and PostgreSQL for the tests, when missing and when root
 	@scripts/debian.sh

@@ -25,7 +25,8 @@ import weakref
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -196,7 +197,7 @@ def _stored_as(column: Any) -> str:
     if column.type == "datetime":
         dtype = getattr(column, "dtype", "")
         return "time" if "," in dtype or "tz=" in dtype else "naive"
-    return {"integer": "integer", "float": "float", "boolean": "boolean", "date": "date", "list": "json"}.get(column.type, "text")
+    return {"list": "json"}.get(column.type, column.type if column.type in ("integer", "float", "boolean", "date") else "text")
 
 def _kind_of(values: Iterable) -> str:
     "How labels such as `values` are stored: by their common type."
@@ -237,7 +238,7 @@ def _plain(v: Any) -> Any:
 def _lock(fd: int) -> bool:
     "Take the lock of an open file, without waiting; True when it is ours now."
     try: import fcntl
-    except ImportError: raise LogError(f"the spool needs file locks of a POSIX system (Linux, macOS, WSL), got {os.name}") from None
+    except ImportError: raise LogError(f"the spool needs file locks as Linux, macOS and WSL have them, got {os.name}") from None
     try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError: return False
     return True
@@ -266,7 +267,8 @@ class Spool:
         segment_mb: float = 4,     # a segment is finished at this size, so that draining one stays light
         sync: bool = False,        # also wait for the disk (fdatasync), for power loss
     ):
-        self.folder, self.limit, self.segment, self.sync = Path(folder), int(limit_mb * 2**20), int(segment_mb * 2**20), sync
+        self.folder, self.sync = Path(folder), sync
+        self.limit, self.segment = int(limit_mb * 2**20), int(segment_mb * 2**20)
         self.lock, self.fd, self.path = threading.Lock(), None, None
         self.size = self.others = 0      # bytes in our segment, and in finished ones and other processes'
         self.known: set[str] = set()     # layouts that our segment holds already
@@ -323,7 +325,8 @@ def _write(
         new = [t for t in layouts if t not in self.known]
         if new: data = b"".join([*(layouts[t] for t in new), data])
         if self.size + self.others + len(data) > self.limit:
-            self.full = f"the spool holds {(self.size + self.others) / 2**20:.1f} MB of {self.limit / 2**20:g} MB (spool_max_mb)"
+            holds = (self.size + self.others) / 2**20
+            self.full = f"the spool holds {holds:.1f} MB of {self.limit / 2**20:g} MB (spool_max_mb)"
             raise LogError(f"the prediction log takes no more rows: {self.full}")
         try:
             _write_all(self.fd, data)
@@ -455,8 +458,8 @@ def _score(prediction: Any, probabilities: Sequence | None, classes: Sequence | 
     "The one number that a prediction was made on, if it has one."
     if not probabilities or isinstance(probabilities[0], (list, tuple)): return None
     if len(probabilities) == 2: return probabilities[1]
-    if classes and prediction in classes and len(classes) == len(probabilities): return probabilities[classes.index(prediction)]
-    return max(probabilities)
+    known = classes and prediction in classes and len(classes) == len(probabilities)
+    return probabilities[classes.index(prediction)] if known else max(probabilities)
 
 # %% ../nbs/13_predictions.ipynb #bccdee7f
 class _Chunk:
@@ -484,13 +487,13 @@ def _add_batch(self: _Chunk, record: list, offset: int) -> None:
     table, ids, when, version, model_id, alias, source, predictions, probabilities, scores, ms, subjects, columns = record
     n, lay = len(ids), self.layouts[table]
     to = self.rows.get(table)
-    if to is None: to, self.where[table] = self.rows.setdefault(table, [[] for _ in range(len(_FIXED) + len(columns))]), []
+    if to is None: to = self.rows[table] = [[] for _ in range(len(_FIXED) + len(columns))]; self.where[table] = []
     self.where[table].append((len(to[0]), offset))
     if scores is None and probabilities is not None:
         scores = [_score(y, p, lay["classes"]) for y, p in zip(predictions, probabilities)]
-    head = (ids, when if isinstance(when, list) else [when] * n, [version] * n, [model_id] * n, [alias] * n, [source] * n, subjects,
-            predictions, scores, probabilities, [ms] * n, *columns)
-    for have, values in zip(to, head): have += [None] * n if values is None else values
+    parts = (ids, when if isinstance(when, list) else [when] * n, [version] * n, [model_id] * n, [alias] * n, [source] * n,
+             subjects, predictions, scores, probabilities, [ms] * n, *columns)
+    for have, values in zip(to, parts): have += [None] * n if values is None else values
     self.predictions += n
 
 _Chunk.add_batch = _add_batch
@@ -500,8 +503,8 @@ def table_columns(
     lay: dict,  # a layout
 ) -> list[tuple[str, str]]:  # (name, stored as)
     "The columns of a layout's table."
-    out = [(n, {"prediction": lay["prediction"], "time": "time", "score": "float", "latency_ms": "float"}.get(n, "text"))
-           for n in _FIXED if n != "probabilities"]
+    kinds = {"prediction": lay["prediction"], "time": "time", "score": "float", "latency_ms": "float"}
+    out = [(n, kinds.get(n, "text")) for n in _FIXED if n != "probabilities"]
     out += [(f"p_{j}", "float") for j in range(lay["probabilities"])] or [("probabilities", "json")]
     return out + [(c["column"], c["stored"]) for c in lay["columns"]] + ([("rest", "json")] if lay["rest"] else [])
 
@@ -529,9 +532,10 @@ _SQL_TYPES = {
 }
 _TABLES: dict[str, dict[str, str]] = {  # the shared tables; the first column is the key
     "log_tables": dict(name="key", model="text", schema_hash="text", created="time", layout="text"),
-    "log_requests": dict(id="key", time="time", route="text", status="integer", latency_ms="float", rows="integer", model="text",
-                         version="text", source="text"),
-    "log_feedback": dict(id="key", prediction_id="text", time="time", label="json", correct="boolean", comment="text", source="text"),
+    "log_requests": dict(id="key", time="time", route="text", status="integer", latency_ms="float", rows="integer",
+                         model="text", version="text", source="text"),
+    "log_feedback": dict(id="key", prediction_id="text", time="time", label="json", correct="boolean", comment="text",
+                         source="text"),
     "log_labels": dict(prediction_id="key", time="time", number="float", text="text", kind="text", source="text"),
     "log_spools": dict(folder="key", host="text", since="time"),
     "log_broken": dict(place="key", time="time", reason="text"),
@@ -567,8 +571,8 @@ def _target(url: str) -> _Target:
     if re.match(r"postgres(ql)?(\+\w+)?://", url):
         uri = re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", url)
         given = urlsplit(uri)
-        extra = "&".join(f"{k}={v}" for k, v in dict(connect_timeout=5, tcp_user_timeout=15000, application_name="deploy_assist").items()
-                         if f"{k}=" not in given.query)
+        settings = dict(connect_timeout=5, tcp_user_timeout=15000, application_name="deploy_assist")
+        extra = "&".join(f"{k}={v}" for k, v in settings.items() if f"{k}=" not in given.query)
         shown = re.sub(r"password=[^&]*", "password=***", re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", uri))
         return _Target("postgresql", f"{uri}{'&' if given.query else '?'}{extra}", shown)
     got = f"{url.split('://')[0]}://..." if "://" in url else repr(url)
@@ -579,7 +583,7 @@ def _target(url: str) -> _Target:
 class _Database:
     "A connection to the log's database."
     def __init__(self, target: _Target, full_sync: bool = False):
-        self.dialect, self.types, self.seen = target.dialect, _SQL_TYPES[target.dialect], set()
+        self.target, self.dialect, self.types, self.seen = target, target.dialect, _SQL_TYPES[target.dialect], set()
         try: self.connection = (self._sqlite if self.dialect == "sqlite" else self._postgres)(target, full_sync)
         except (LogError, ConfigError, MissingExtraError): raise
         except Exception as e: raise LogError(f"database {target.shown}: {_short(e)}") from None
@@ -610,8 +614,8 @@ def _sqlite(self: _Database, target: _Target, full_sync: bool):
     import adbc_driver_sqlite.dbapi as adbc
     Path(target.where).parent.mkdir(parents=True, exist_ok=True)
     self.connection = adbc.connect(target.where, autocommit=True)
-    for p in ("busy_timeout=20000", f"synchronous={'FULL' if full_sync else 'NORMAL'}", "temp_store=MEMORY", "cache_size=-32000"):
-        self.run(f"PRAGMA {p}")
+    sync = "FULL" if full_sync else "NORMAL"
+    for p in ("busy_timeout=20000", f"synchronous={sync}", "temp_store=MEMORY", "cache_size=-32000"): self.run(f"PRAGMA {p}")
     for attempt in range(20):  # while another process switches to the write-ahead log, SQLite says 'locked' at once
         try:
             if self.one("PRAGMA journal_mode") != "wal": self.run("PRAGMA journal_mode=WAL")
@@ -633,7 +637,8 @@ _Database._sqlite, _Database._postgres = _sqlite, _postgres
 # %% ../nbs/13_predictions.ipynb #59cf9873
 def _make(self: _Database, table: str, columns: Mapping[str, str], index: Sequence[str] = ()) -> None:
     "Create a table whose first column is its key, unless it exists."
-    parts = [f"{_q(n)} {self.types.get(s, 'TEXT')}{'' if i else ' PRIMARY KEY'}" for i, (n, s) in enumerate(columns.items())]
+    parts = [f"{_q(n)} {self.types.get(s, 'TEXT')}" for n, s in columns.items()]
+    parts[0] += " PRIMARY KEY"
     tail = " WITHOUT ROWID" if self.dialect == "sqlite" and table == "log_labels" else ""
     self.run(f"CREATE TABLE IF NOT EXISTS {_q(table)} ({', '.join(parts)}){tail}")
     for c in index: self.run(f"CREATE INDEX IF NOT EXISTS {_q(f'{table[-48:]}_{c}'[:63])} ON {_q(table)} ({_q(c)})")
@@ -699,9 +704,11 @@ _LATEST = ("DO UPDATE SET time = excluded.time, number = excluded.number, text =
 
 def _label_row(label: Any, correct: bool | None) -> tuple[float | None, str | None, str] | None:
     "Number, text and kind of a label; None when there is none."
-    if label is None or label != label: return None if correct is None else (None, None, "correct" if correct else "wrong")
+    if label is None or label != label:
+        return None if correct is None else (None, None, "correct" if correct else "wrong")
     if isinstance(label, (bool, float)) or (isinstance(label, int) and abs(label) <= 2**53): return float(label), None, "number"
-    return (None, label, "text") if isinstance(label, str) else (None, json.dumps(label, ensure_ascii=False, default=str), "json")
+    if isinstance(label, str): return None, label, "text"
+    return None, json.dumps(label, ensure_ascii=False, default=str), "json"
 
 def _label_rows(items: Iterable[tuple]) -> "pa.Table":
     "Rows for `log_labels` from (prediction id, time, label, correct, source): the latest of each prediction."
@@ -718,7 +725,8 @@ def _store(self: _Database, chunk: _Chunk, file: str, broken: list) -> None:
         lay, wrong = chunk.layouts[table], []
         self.open_table(lay)
         data = _predictions_table(lay, rows, wrong)
-        broken += [Broken(file, max(offset for first, offset in chunk.where[table] if first <= i), why) for i, why in wrong]
+        place = chunk.where[table]
+        broken += [Broken(file, max(offset for first, offset in place if first <= i), why) for i, why in wrong]
         self.ingest(table, data)
     if chunk.requests: self.ingest("log_requests", _shared("log_requests", chunk.requests))
     if chunk.feedback:
@@ -729,8 +737,10 @@ def _store(self: _Database, chunk: _Chunk, file: str, broken: list) -> None:
 def _open_table(self: _Database, lay: dict) -> None:
     "Make the table of a layout and enter it in the catalogue."
     if lay["table"] in self.seen: return
-    with self.alone(): self.make(lay["table"], {n: "key" if n == "prediction_id" else s for n, s in table_columns(lay)}, ["time"])
-    self.ingest("log_tables", _shared("log_tables", [(lay["table"], lay["model"], lay["hash"], time.time(), json.dumps(lay))]))
+    columns = dict(table_columns(lay)) | {"prediction_id": "key"}
+    with self.alone(): self.make(lay["table"], columns, ["time"])
+    entry = (lay["table"], lay["model"], lay["hash"], time.time(), json.dumps(lay))
+    self.ingest("log_tables", _shared("log_tables", [entry]))
     self.seen.add(lay["table"])
 
 _Database.store, _Database.open_table = _store, _open_table
@@ -770,14 +780,15 @@ class PredictionLog:
         url: str | None = None,         # SQLAlchemy URL; default DEPLOY_ASSIST_LOG_URL, else SQLite in the home folder
         *,
         home: str | os.PathLike | None = None,  # default DEPLOY_ASSIST_HOME, else .deploy_assist
-        durability: str = "process",    # "process": survives kill -9; "power": also waits for the disk, 0.2 to 2 ms an append
+        durability: str = "process",    # "process": survives kill -9; "power": also waits for the disk, about 1 ms
         spool_max_mb: float = 512,      # what may wait while the database is away
         interval_s: float = 0.25,       # how often the drainer looks
     ):
         if durability not in ("process", "power"):
             raise ConfigError(f"durability: got {durability!r}, expected 'process' or 'power'")
         self.home, self.interval_s = home_folder(home), interval_s
-        self.url = str(url or os.environ.get("DEPLOY_ASSIST_LOG_URL") or f"sqlite:///{quote(str(self.home))}/predictions.db")
+        default = f"sqlite:///{quote(str(self.home))}/predictions.db"
+        self.url = str(url or os.environ.get("DEPLOY_ASSIST_LOG_URL") or default)
         self.target = _target(self.url)
         mine = hashlib.sha256(self.target.shown.encode()).hexdigest()[:12]  # each database has its own folder
         self.spool = Spool(self.home / "spool" / mine, limit_mb=spool_max_mb, sync=durability == "power")
@@ -864,8 +875,8 @@ def append(
     n = len(batch.predictions)
     ids = uuid7s(n) if batch.ids is None else list(batch.ids)
     when = time.time() if batch.time is None else batch.time
-    record = [lay["table"], ids, when, batch.version, batch.model_id, batch.alias, batch.source, batch.predictions, batch.probabilities,
-              batch.scores, batch.latency_ms, batch.subjects, columns]
+    record = [lay["table"], ids, when, batch.version, batch.model_id, batch.alias, batch.source, batch.predictions,
+              batch.probabilities, batch.scores, batch.latency_ms, batch.subjects, columns]
     for values in (ids, batch.probabilities, batch.scores, batch.subjects, *columns):
         if values is not None and len(values) != n: raise _uneven(record, names)
     if n <= _MOST_ROWS: data = _record(_BATCH, _packed(record), n)
@@ -885,11 +896,11 @@ def _cut(record: list, n: int) -> Iterator[tuple[int, list]]:
 
 def _uneven(record: list, names: list[str]) -> LogError:
     "The error for a batch whose parts differ in length."
-    parts = dict(zip(("ids", "predictions", "probabilities", "scores", "subjects"), (record[i] for i in (1, 7, 8, 9, 11))))
-    parts |= {f"column {c!r}": v for c, v in zip(names, record[-1])}
-    n = len(parts["predictions"])
-    name, v = next((k, v) for k, v in parts.items() if v is not None and len(v) != n)
-    return LogError(f"batch: got {len(v)} {name if name[:6] != 'column' else 'values in ' + name} for {n} predictions, expected as many")
+    n = len(record[7])
+    parts = [("ids", record[1]), ("probabilities", record[8]), ("scores", record[9]), ("subjects", record[11]),
+             *((f"values in column {c!r}", v) for c, v in zip(names, record[-1]))]
+    what, v = next((what, v) for what, v in parts if v is not None and len(v) != n)
+    return LogError(f"batch: got {len(v)} {what} for {n} predictions, expected as many")
 
 def _small(item: Request | Feedback) -> bytes:
     "The record of a request or of feedback."
@@ -919,8 +930,8 @@ def request(
     id: str | None = None,      # made when None
 ) -> str:                       # the request's id
     "Log one request, answered or refused."
-    item = Request(id=id or uuid7(), time=_now() if time is None else time, route=route, status=status, latency_ms=latency_ms, rows=rows,
-                   model=model, version=version, source=source)
+    item = Request(id=id or uuid7(), time=_now() if time is None else time, route=route, status=status, latency_ms=latency_ms,
+                   rows=rows, model=model, version=version, source=source)
     self._write(_small(item))
     return item.id
 
@@ -937,8 +948,8 @@ def feedback(
     "Log what somebody says about a prediction."
     if label is None and correct is None and comment is None:
         raise ConfigError("feedback: got neither label nor correct nor comment, expected at least one")
-    item = Feedback(id=uuid7(), prediction_id=str(prediction_id), time=_now() if time is None else time, label=_plain(label),
-                    correct=None if correct is None else bool(correct), comment=comment, source=source)
+    item = Feedback(id=uuid7(), prediction_id=str(prediction_id), time=_now() if time is None else time,
+                    label=_plain(label), correct=None if correct is None else bool(correct), comment=comment, source=source)
     self._write(_small(item))
     return item.id
 
@@ -963,8 +974,8 @@ def _fingerprints(self: PredictionLog, values: Sequence | None) -> list | None:
     "Keyed fingerprints of values; missing stays missing."
     if values is None: return None
     self._key = self._key or _secret(self.home)
-    return [None if v is None or v != v else hmac.digest(self._key, str(v).encode("utf-8", "replace"), "sha256")[:16].hex()
-            for v in (values.tolist() if hasattr(values, "tolist") else values)]
+    def one(v): return hmac.digest(self._key, str(v).encode("utf-8", "replace"), "sha256")[:16].hex()
+    return [None if v is None or v != v else one(v) for v in (values.tolist() if hasattr(values, "tolist") else values)]
 
 PredictionLog._fingerprints = _fingerprints
 
@@ -1002,7 +1013,8 @@ def _name_broken(self: PredictionLog, db: _Database, broken: list[Broken]) -> No
     "Count what could not be read, and enter it in the database."
     self.broken.extend(broken)
     self.broken_count += len(broken)
-    db.ingest("log_broken", _shared("log_broken", [(f"{b.file}:{b.offset}:{i}", time.time(), b.reason) for i, b in enumerate(broken)]))
+    rows = [(f"{b.file}:{b.offset}:{i}", time.time(), b.reason) for i, b in enumerate(broken)]
+    db.ingest("log_broken", _shared("log_broken", rows))
 
 PredictionLog._drain_file, PredictionLog._take, PredictionLog._name_broken = _drain_file, _take, _name_broken
 
@@ -1063,7 +1075,8 @@ def _start(self: PredictionLog) -> None:
     "Start the drainer unless it runs."
     with self._starting:
         if self._thread is None:
-            self._thread = threading.Thread(target=_drainer, args=(weakref.ref(self), self._wake), name="deploy_assist drainer", daemon=True)
+            self._thread = threading.Thread(target=_drainer, args=(weakref.ref(self), self._wake), daemon=True,
+                                            name="deploy_assist drainer")
             self._thread.start()
 
 def _drainer(ref: "weakref.ref[PredictionLog]", wake: threading.Event) -> None:
@@ -1131,7 +1144,8 @@ def health(self: PredictionLog) -> Health:
     "How the log is, in microseconds."
     s = self.spool
     reason = "; ".join(r for r in (s.full, f"rows wait in the spool: {self.error}" if self.error else "") if r)
-    return Health(not s.full, reason, round((s.size + s.others) / 2**20, 3), s.limit / 2**20, self.drained, self.broken_count)
+    mb = round((s.size + s.others) / 2**20, 3)
+    return Health(not s.full, reason, mb, s.limit / 2**20, self.drained, self.broken_count)
 
 def pending(self: PredictionLog) -> int:
     "Predictions in the spool, of all processes, that are not yet in the database."
@@ -1155,7 +1169,8 @@ def _reading(self: PredictionLog) -> Iterator[_Database]:
 def _layouts(db: _Database, model: str | None = None) -> list[dict]:
     "The layouts of a model's tables, oldest first."
     where = "" if model is None else f" WHERE model = {_lit(model)}"
-    return [json.loads(t) for t in db.run(f"SELECT layout FROM log_tables{where} ORDER BY created, name").column(0).to_pylist()]
+    found = db.run(f"SELECT layout FROM log_tables{where} ORDER BY created, name").column(0)
+    return [json.loads(t) for t in found.to_pylist()]
 
 def count(
     self: PredictionLog,
@@ -1183,6 +1198,27 @@ def _where(db: _Database, since: datetime | None, until: datetime | None, *more:
     def at(t): return str(round(t.timestamp() * 1e6)) if db.dialect == "sqlite" else _lit(t.isoformat())
     parts = [*([f"time >= {at(since)}"] if since else []), *([f"time < {at(until)}"] if until else []), *more]
     return f" WHERE {' AND '.join(parts)}" if parts else ""
+
+# %% ../nbs/13_predictions.ipynb #80bee0aa
+_LONG = 100_000  # rows from which on a window is read in parts
+
+def _cuts(db: _Database, table: str, since: datetime | None, until: datetime | None, parts: int) -> list[tuple]:
+    "A window as `parts` windows with about as many rows each, in order."
+    where = _where(db, since, until)
+    n = db.one(f"SELECT count(*) FROM {_q(table)}{where}")
+    if parts < 2 or n < _LONG: return [(since, until)]
+    ends = [db.one(f"SELECT time FROM {_q(table)}{where} ORDER BY time LIMIT 1 OFFSET {n * i // parts}") for i in range(1, parts)]
+    ends = [since, *(_time_cell(e / 1e6, "time") if isinstance(e, int) else e for e in ends), until]
+    return list(zip(ends[:-1], ends[1:]))
+
+def _select_long(db: _Database, table: str, columns: Sequence[tuple[str, str]], since, until, more: Sequence[str]) -> "pa.Table":
+    "`_select` of a window, in parallel where that pays."
+    import pyarrow as pa
+    cuts = _cuts(db, table, since, until, min(4, os.cpu_count() or 1))
+    if len(cuts) == 1: return _select(db, table, columns, _where(db, since, until, *more))
+    def part(cut):
+        with closing(_Database(db.target)) as own: return _select(own, table, columns, _where(own, *cut, *more))
+    with ThreadPoolExecutor(len(cuts)) as pool: return pa.concat_tables(pool.map(part, cuts))
 
 # %% ../nbs/13_predictions.ipynb #fdc51b93
 def _series(values: "pa.ChunkedArray", stored: str) -> "pd.Series":
@@ -1212,13 +1248,31 @@ def _labels_for(db: _Database, ids: "pa.ChunkedArray", predictions: "pd.Series",
     ends = pc.min_max(ids).as_py()
     got = _select(db, "log_labels", [("prediction_id", "text"), ("number", "float"), ("text", "text"), ("kind", "text")],
                   f" WHERE prediction_id BETWEEN {_lit(ends['min'])} AND {_lit(ends['max'])}")
-    at = pc.index_in(ids, got.column("prediction_id").combine_chunks())
+    at = _positions(ids, got.column("prediction_id"))
     if at.null_count == len(at): return none
     kind, number, text = (got.column(c).take(at).to_pandas() for c in ("kind", "number", "text"))
     values = number if set(kind.dropna().unique()) == {"number"} else _mixed_labels(kind, number, text, predictions, lay)
     if lay["prediction"] == "json": return _whole_numbers(values.astype(object))
-    try: return values.astype(_DTYPES[lay["prediction"]]) if lay["prediction"] != "text" else values.astype(object).astype("str")
+    if lay["prediction"] == "text": values = values.astype(object)
+    try: return values.astype(_DTYPES[lay["prediction"]])
     except (ValueError, TypeError): return values  # labels of another type than the predictions: as they came
+
+def _positions(ids: "pa.ChunkedArray", among: "pa.ChunkedArray") -> "pa.Array":
+    "Where each of `ids` is in `among`; null where it is not. Ids of 36 characters are compared as bytes, which is faster."
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    def packed(strings):
+        one = pa.concat_arrays(strings.chunks) if strings.num_chunks else pa.array([], pa.string())
+        ends = np.frombuffer(one.buffers()[1], "int32")[one.offset:one.offset + len(one) + 1] if len(one) else np.array([0])
+        if one.null_count or not len(one) or (np.diff(ends) != 36).any(): return None
+        return np.frombuffer(one.buffers()[2], "S36", count=len(one), offset=int(ends[0]))
+    a, b = packed(ids), packed(among)
+    if a is None or b is None: return pc.index_in(ids, among.combine_chunks()).combine_chunks()
+    order = None if (b[:-1] <= b[1:]).all() else np.argsort(b)
+    at = np.minimum(np.searchsorted(b, a, sorter=order), len(b) - 1)
+    at = at if order is None else order[at]
+    return pa.array(at, pa.int64(), mask=b[at] != a)
 
 def _whole_numbers(values: "pd.Series") -> "pd.Series":
     "1 for 1.0, where numbers stand among other things."
@@ -1255,8 +1309,8 @@ def window(
     the model's columns under their own names (`input_<name>` where a name is one of ours)."""
     import pandas as pd
     with self._reading() as db:
-        where = _where(db, moment(since), moment(until), *_sources(source))
-        parts = [_window_of(db, lay, where, columns, probabilities) for lay in _layouts(db, name)]
+        span = moment(since), moment(until), _sources(source)
+        parts = [_window_of(db, lay, span, columns, probabilities) for lay in _layouts(db, name)]
     filled = [p for p in parts if len(p)] or parts[-1:] or [_empty_window()]
     out = filled[0] if len(filled) == 1 else pd.concat(filled, ignore_index=True)
     return out if out["time"].is_monotonic_increasing else out.sort_values("time", kind="stable", ignore_index=True)
@@ -1270,18 +1324,19 @@ PredictionLog.window = window
 # %% ../nbs/13_predictions.ipynb #ef582e4a
 _HEAD_COLUMNS = ("prediction_id", "time", "version", "alias", "source", "prediction", "score", "latency_ms")
 
-def _window_of(db: _Database, lay: dict, where: str, wanted: Sequence[str] | None, probabilities: bool) -> "pd.DataFrame":
-    "The window of one table."
+def _window_of(db: _Database, lay: dict, span: tuple, wanted: Sequence[str] | None, probabilities: bool) -> "pd.DataFrame":
+    "The window of one table; `span` is since, until and further conditions."
     import pandas as pd
+    import pyarrow as pa
     stored = dict(table_columns(lay))
     chances = [n for n in stored if re.fullmatch(r"p_\d+|probabilities", n)] if probabilities else []
     mine = [c for c in lay["columns"] if wanted is None or c["name"] in wanted]
     rest = [c for c in lay["rest"] if wanted is None or c["name"] in wanted]
     read = [*_HEAD_COLUMNS, *chances, *(c["column"] for c in mine), *(["rest"] if rest else [])]
-    got = _select(db, lay["table"], [(n, stored[n]) for n in read], where)
-    values = {n: _series(got.column(n), stored[n]) for n in read}
+    got = _select_long(db, lay["table"], [(n, stored[n]) for n in read], *span)
+    with ThreadPoolExecutor(2) as pool: values = dict(zip(read, pool.map(lambda n: _series(got.column(n), stored[n]), read)))
     labels = _labels_for(db, got.column("prediction_id"), values["prediction"], lay)
-    model = pd.Series([lay["model"]] * len(labels), dtype="str")
+    model = pa.repeat(lay["model"], len(labels)).to_pandas()
     names = window_names(c["name"] for c in lay["columns"] + lay["rest"])
     out = {"prediction_id": values["prediction_id"], "time": values["time"], "model": model}
     out |= {n: values[n] for n in OURS[3:-1]} | {"label": labels} | {names[c["name"]]: values[c["column"]] for c in mine}
@@ -1294,8 +1349,10 @@ def _rest_of(lay: dict, rest: list[dict], values: "pd.Series", names: dict) -> d
     "The columns past the table's width, from their JSON."
     import pyarrow as pa
     at = {c["name"]: i for i, c in enumerate(lay["rest"])}
-    return {names[c["name"]]: _series(pa.chunked_array([to_arrow([None if v is None else v[at[c["name"]]] for v in values], c["stored"])]),
-                                      c["stored"]) for c in rest}
+    def column(c):
+        cells = [None if v is None else v[at[c["name"]]] for v in values]
+        return _series(pa.chunked_array([to_arrow(cells, c["stored"])]), c["stored"])
+    return {names[c["name"]]: column(c) for c in rest}
 
 def _empty_window() -> "pd.DataFrame":
     "The window of a model that never predicted."
@@ -1311,7 +1368,7 @@ def find(
     "One prediction by its id."
     with self._reading() as db:
         for lay in _layouts(db):
-            got = _window_of(db, lay, f" WHERE prediction_id = {_lit(prediction_id)}", None, True)
+            got = _window_of(db, lay, (None, None, [f"prediction_id = {_lit(prediction_id)}"]), None, True)
             if len(got): return {k: _plain(v) for k, v in got.iloc[0].to_dict().items()}
     return None
 
@@ -1329,7 +1386,8 @@ def labels(
     "Add labels in bulk. For each prediction the latest label counts."
     if isinstance(frame, str): frame = self._query(frame, database)
     for c in ("prediction_id", "label"):
-        if c not in frame: raise ConfigError(f"labels: got columns {', '.join(map(str, frame.columns))}, expected prediction_id and label")
+        if c not in frame:
+            raise ConfigError(f"labels: got columns {', '.join(map(str, frame.columns))}, expected prediction_id and label")
     times = [moment(t).timestamp() for t in frame["time"]] if "time" in frame else [time.time()] * len(frame)
     values = [_plain(v) for v in frame["label"].astype(object)]
     rows = _label_rows((str(i), t, v, None, source) for i, t, v in zip(frame["prediction_id"], times, values))
@@ -1337,7 +1395,7 @@ def labels(
     with self._reading() as db, self._draining:
         self._database().ingest("log_labels", rows, _LATEST)
         with db.staged(rows.select(["prediction_id"])) as given:
-            matched = sum(db.one(f"SELECT count(*) FROM {given} g JOIN {_q(lay['table'])} p ON p.prediction_id = g.prediction_id")
+            matched = sum(db.one(f"SELECT count(*) FROM {given} g JOIN {_q(lay['table'])} p USING (prediction_id)")
                           for lay in _layouts(db, name))
     return dict(rows=rows.num_rows, matched=matched)
 
@@ -1361,7 +1419,8 @@ def _frame(db: _Database, table: str, where: str) -> "pd.DataFrame":
     import pandas as pd
     stored = _TABLES[table]
     got = _select(db, table, list(stored.items()), where)
-    return pd.DataFrame({n: _series(got.column(n), s) for n, s in stored.items()}).sort_values("time", ignore_index=True)
+    out = pd.DataFrame({n: _series(got.column(n), s) for n, s in stored.items()})
+    return out.sort_values("time", ignore_index=True)
 
 def requests(
     self: PredictionLog,
@@ -1370,8 +1429,8 @@ def requests(
     until: datetime | str | None = None,
 ) -> "pd.DataFrame":                      # id, time (UTC), route, status, latency_ms, rows, model, version, source
     "Requests, answered and refused, by time."
-    with self._reading() as db:
-        return _frame(db, "log_requests", _where(db, moment(since), moment(until), *([f"model = {_lit(name)}"] if name is not None else [])))
+    of = [f"model = {_lit(name)}"] if name is not None else []
+    with self._reading() as db: return _frame(db, "log_requests", _where(db, moment(since), moment(until), *of))
 
 def feedbacks(
     self: PredictionLog,
@@ -1381,8 +1440,9 @@ def feedbacks(
 ) -> "pd.DataFrame":                      # id, prediction_id, time (UTC), label, correct, comment, source
     "What was said about predictions, by time."
     with self._reading() as db:
-        of = [f"prediction_id IN (SELECT prediction_id FROM {_q(lay['table'])})" for lay in _layouts(db, name)] if name is not None else []
-        return _frame(db, "log_feedback", _where(db, moment(since), moment(until), *([f"({' OR '.join(of) or '1 = 0'})"] if name is not None else [])))
+        of = [f"prediction_id IN (SELECT prediction_id FROM {_q(lay['table'])})" for lay in _layouts(db, name)]
+        of = [f"({' OR '.join(of) or '1 = 0'})"] if name is not None else []
+        return _frame(db, "log_feedback", _where(db, moment(since), moment(until), *of))
 
 PredictionLog.requests, PredictionLog.feedbacks = requests, feedbacks
 
@@ -1416,16 +1476,19 @@ def export(
             for day in _days(db, lay["table"], since, until):
                 end = day + timedelta(days=1)
                 where = _where(db, max(day, since or day), min(end, until or end))
-                path = (folder / f"model={quote(lay['model'], safe='')}" / f"schema={lay['hash']}" / f"date={day.date()}" / "rows.parquet")
+                path = folder / _export_folder(lay) / f"date={day.date()}" / "rows.parquet"
                 _write_day(path, _day_of(db, lay, where))
                 written.append(path)
-        if written: self._database().ingest("log_exports", _shared("log_exports", [(str(folder), platform.node(), time.time())]))
+        place = (str(folder), platform.node(), time.time())
+        if written: self._database().ingest("log_exports", _shared("log_exports", [place]))
     return written
+
+def _export_folder(lay: dict) -> str: return f"model={quote(lay['model'], safe='')}/schema={lay['hash']}"
 
 def _days(db: _Database, table: str, since: datetime | None, until: datetime | None) -> list[datetime]:
     "The days, in UTC, that have rows."
     day = "time / 86400000000" if db.dialect == "sqlite" else "floor(extract(epoch FROM time) / 86400)::bigint"
-    got = db.run(f"SELECT DISTINCT {day} AS day FROM {_q(table)}{_where(db, since, until, 'time IS NOT NULL')}").column(0).to_pylist()
+    got = db.run(f"SELECT DISTINCT {day} AS day FROM {_q(table)}{_where(db, since, until)}").column(0).to_pylist()
     return [datetime.fromtimestamp(d * 86400, UTC) for d in sorted(got)]
 
 PredictionLog.export = export
@@ -1543,10 +1606,12 @@ def delete(
         for key, n in _erase_rows(db, [lay["table"] for lay in _layouts(db, name)], chosen).items(): counts[key] += n
         for spool in self._folders(self._database()):
             for p in spool.folder.glob("*.bad"): p.unlink(missing_ok=True); files.append(str(p))
-        if left: raise LogError(f"erased {counts['predictions']} predictions, but could not reach {'; '.join(left)}: run it again")
+        if left:
+            raise LogError(f"erased {counts['predictions']} predictions, but could not reach {'; '.join(left)}: run it again")
         receipt = Erasure(uuid7(), datetime.now(UTC).isoformat(), **counts, files=tuple(files), left=())
-        self._database().ingest("log_erasures", _shared("log_erasures", [(
-            receipt.id, time.time(), self._fingerprints([f"{subject}{where}{ids}"])[0], json.dumps(receipt.to_dict()))]))
+        what, = self._fingerprints([f"{subject}{where}{ids}"])
+        entry = (receipt.id, time.time(), what, json.dumps(receipt.to_dict()))
+        self._database().ingest("log_erasures", _shared("log_erasures", [entry]))
         return receipt
 
 PredictionLog.delete = delete
@@ -1572,14 +1637,17 @@ PredictionLog._settle = _settle
 def _test(self: PredictionLog, lay: dict, subject, where, ids) -> dict[str, tuple[str, list]] | None:
     "Column of the table -> (its name in exports, values); None when this model has no such column."
     if ids is not None: return {"prediction_id": ("prediction_id", [str(i) for i in ids])}
-    if subject is not None: return {"subject": ("subject", [subject] if isinstance(subject, str) else [str(s) for s in subject])}
-    columns, exported = {c["name"]: c for c in lay["columns"]}, window_names([c["name"] for c in lay["columns"]], _EXPORTED)
+    if subject is not None:
+        return {"subject": ("subject", [subject] if isinstance(subject, str) else [str(s) for s in subject])}
+    columns = {c["name"]: c for c in lay["columns"]}
+    exported = window_names(columns, _EXPORTED)
     if not set(where) <= set(columns): return None
     out = {}
     for n, v in where.items():
         c = columns[n]
-        try: out[c["column"]] = (exported[n], self._fingerprints([v]) if c["policy"] == "hash" else [_cell(v, c["stored"])])
+        try: values = self._fingerprints([v]) if c["policy"] == "hash" else [_cell(v, c["stored"])]
         except (ValueError, TypeError) as e: raise ConfigError(f"delete: column {n!r} holds no {v!r} ({e})") from None
+        out[c["column"]] = (exported[n], values)
     return out
 
 def _sql_test(test: dict) -> str:
@@ -1593,7 +1661,8 @@ def _erase_rows(db: _Database, tables: Sequence[str], ids: set[str]) -> dict[str
     import pyarrow as pa
     gone = dict(predictions=0, labels=0, feedback=0)
     with db.staged(pa.table({"prediction_id": to_arrow(sorted(ids), "text")})) as chosen:
-        for table, key in [*((t, "predictions") for t in tables), ("log_labels", "labels"), ("log_feedback", "feedback")]:
+        about = [("log_labels", "labels"), ("log_feedback", "feedback")]
+        for table, key in [*((t, "predictions") for t in tables), *about]:
             where = f"WHERE prediction_id IN (SELECT prediction_id FROM {chosen})"
             gone[key] += db.one(f"SELECT count(*) FROM {_q(table)} {where}")
             db.run(f"DELETE FROM {_q(table)} {where}")
@@ -1602,10 +1671,17 @@ def _erase_rows(db: _Database, tables: Sequence[str], ids: set[str]) -> dict[str
 
 def _scrub(db: _Database, tables: Sequence[str]) -> None:
     "Remove the traces that deleted rows leave in the file: SQLite's pages keep old bytes until the file is written anew."
-    for sql in ["VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"] if db.dialect == "sqlite" else [f"VACUUM {_q(t)}" for t in tables]: db.run(sql)
+    clean = ["VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"] if db.dialect == "sqlite" else [f"VACUUM {_q(t)}" for t in tables]
+    for sql in clean: db.run(sql)
 
 # %% ../nbs/13_predictions.ipynb #9b487196
-def _erase_exports(self: PredictionLog, db: _Database, lay: dict, test: dict, ids: set[str]) -> tuple[int, list[str], list[str]]:
+def _erase_exports(
+    self: PredictionLog,
+    db: _Database,
+    lay: dict,
+    test: dict,
+    ids: set[str],
+) -> tuple[int, list[str], list[str]]:
     "Rewrite a model's Parquet files without the rows; adds their ids to `ids`. Rows removed, files, places out of reach."
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -1615,7 +1691,7 @@ def _erase_exports(self: PredictionLog, db: _Database, lay: dict, test: dict, id
         if not Path(folder).exists():
             if host != platform.node(): unreachable.append(f"export {folder} on {host}")
             continue
-        for path in Path(folder).glob(f"model={quote(lay['model'], safe='')}/schema={lay['hash']}/date=*/rows.parquet"):
+        for path in Path(folder, _export_folder(lay)).glob("date=*/rows.parquet"):
             rows = pq.ParquetFile(path).read()
             hit = pc.is_in(rows.column("prediction_id"), pa.array(sorted(ids), pa.string()))
             found = [pc.is_in(rows.column(c), pa.array(v).cast(rows.column(c).type)) for c, v in test.values()]

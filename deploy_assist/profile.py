@@ -105,6 +105,10 @@ class Grid:
     starts: np.ndarray     # (groups,) first cell of each group, tails included
     low: float             # smallest and largest number seen in the baseline
     high: float
+    @property
+    def margin(self) -> float:
+        "How far outside still counts as inside: 5% of the range, so that a hair's breadth is no alarm."
+        return .05 * (self.high - self.low)
     def place(self, x: np.ndarray) -> np.ndarray:
         "Cell of each finite number: 0 below the grid, `cells` + 1 above."
         i = (x if self.scale is None else np.arcsinh(x / self.scale)) - self.lo
@@ -130,6 +134,11 @@ class Grid:
         return np.clip(z, self.low, self.high)
 
 # %% ../nbs/03_profile.ipynb #9e54acff
+def _spread_of(z: np.ndarray) -> float:
+    "A standard deviation that outliers do not blow up; `z` sorted."
+    a, b = np.quantile(z, [.01, .99])
+    return float(np.clip(z, a, b).std()) or float(z.std())
+
 def lay_grid(
     x: np.ndarray,                     # (rows,) finite numbers of the baseline
     weights: np.ndarray | None = None,
@@ -139,34 +148,48 @@ def lay_grid(
     low, high = float(x.min()), float(x.max())
     if low == high: return Grid(low - 0.5 * (e := max(abs(low), 1e-9) * 1e-9), 1 / e, 1, None, np.array([0, 1, 2]), low, high)
     s = np.sort(x if len(x) <= 200_000 else x[:: len(x) // 100_000])
-    q = np.quantile(s, [.001, .1, .25, .5, .75, .9, .999])
-    whole = high - low < CELLS and bool((s == np.rint(s)).all())
-    few = len(np.unique(s)) <= 256
-    scale = None
-    if whole: lo, inv, cells = low - 0.5, 1.0, int(high - low) + 1
+    q = np.quantile(s, [.001, .1, .5, .9, .999])
+    v, count = np.unique(s, return_counts=True)
+    few = len(v) <= min(1000, max(20, len(s) // 4))
+    whole = bool((v == np.rint(v)).all()) and high - low < CELLS / 2
+    scale, spread = None, _spread_of(s)
+    if whole: fine = max(1, min(64, int(CELLS / (high - low + 1)))); lo, inv, cells = low - .5, float(fine), int(high - low + 1) * fine
     else:
         a, b = (low, high) if few or q[0] == q[-1] else (q[0], q[-1])
-        body = max(q[5] - q[1], 1e-12 * max(abs(a), abs(b)))
+        body = max(q[3] - q[1], 1e-12 * max(abs(a), abs(b)))
         if not few and (b - a) / body > 500:
             near = np.abs(s[s != 0])
             scale = float(np.quantile(near, .1)) if len(near) else 1.0
             a, b = float(np.arcsinh(a / scale)), float(np.arcsinh(b / scale))
+            spread = _spread_of(np.arcsinh(s / scale))
         cells = CELLS
-        lo, inv = a, (cells - 0.5) / (b - a)
+        pad = (b - a) * 1e-3 if few else 0.0
+        lo, inv = a - pad, (cells - .5) / (b - a + 2 * pad)
     g = Grid(float(lo), float(inv), cells, scale, np.array([0]), low, high)
-    return replace(g, starts=_groups(g.fine(x, weights)))
+    atoms, reach = v if few else v[count >= max(3, len(s) / 200)], max(1, int(.1 * spread * inv))
+    at = g.place(atoms)
+    for k in g.place(v[count >= .05 * len(s)]): at = at[(np.abs(at - k) > reach) | (at == k)]  # a heavy atom owns all of its ground
+    return replace(g, starts=_groups(g.fine(x, weights), np.unique(at), reach, few))
 
-def _groups(fine: np.ndarray) -> np.ndarray:
-    "First cell of each group: about equal baseline mass, heavy cells and both tails alone."
-    n, total = len(fine), fine.sum()
-    before = np.cumsum(fine) - fine
-    g = np.floor(before / max(total, 1e-12) * GROUPS)
-    heavy = fine > total / 1024
-    heavy[[0, -1]] = True
-    new = np.r_[True, g[1:] != g[:-1]]
-    new |= heavy
-    new[1:] |= heavy[:-1]
-    return np.flatnonzero(new)[:n]
+def _groups(fine: np.ndarray, atoms: np.ndarray, reach: int, only: bool) -> np.ndarray:
+    "First cell of each group: the ground of each atom, and between atoms about equal shares of the baseline; both tails alone."
+    n, total = len(fine), max(fine.sum(), 1e-12)
+    new = np.zeros(n, bool)
+    if not only:
+        g = np.floor((np.cumsum(fine) - fine) / total * GROUPS)
+        new[1:] = g[1:] != g[:-1]
+    if len(atoms):
+        middle = (atoms[1:] + atoms[:-1] + 1) // 2
+        left = np.maximum(atoms - reach, np.r_[1, middle])
+        right = np.minimum(atoms + reach + 1, np.r_[middle, n - 1])  # the first cell after the ground
+        cover = np.zeros(n + 1, np.intp)
+        np.add.at(cover, left, 1)
+        np.add.at(cover, right, -1)
+        new[np.cumsum(cover[:n]) > 0] = False
+        new[left] = True
+        new[right[right < n]] = True
+    new[[0, 1, n - 1]] = True
+    return np.flatnonzero(new)
 
 # %% ../nbs/03_profile.ipynb #b544675a
 SAMPLE = 2_000
@@ -182,10 +205,11 @@ class Numbers:
     min: float
     max: float
     counts: np.ndarray     # (groups,) on the baseline's grid
-    below: float           # how many lie under and over the baseline's range
+    below: float           # how many lie under and over the baseline's range, by more than its margin
     above: float
     mode: float            # the value that most rows share, and how many do
     mode_count: float
+    run: float             # most rows in a row, in the order they came, with that value
     sample: np.ndarray     # up to 2,000 finite values, spread over the window
     tail: np.ndarray       # up to 2,000 values outside the baseline's range
     grid: Grid
@@ -225,7 +249,7 @@ def numbers(
     grid = grid or lay_grid(x, w)
     if not len(x):
         z = np.zeros(len(grid.starts))
-        return Numbers(rows, missing, infinite, np.nan, 0., np.nan, np.nan, z, 0., 0., np.nan, 0., x[:0], x[:0], grid)
+        return Numbers(rows, missing, infinite, np.nan, 0., np.nan, np.nan, z, 0., 0., np.nan, 0., 0., x[:0], x[:0], grid)
     low, high = float(x.min()), float(x.max())
     with np.errstate(over="ignore", invalid="ignore"):
         if w is None: mean = total / len(x); m2 = float(np.dot(x, x)) - len(x) * mean * mean
@@ -234,14 +258,19 @@ def numbers(
     cell = grid.place(x)
     fine = np.bincount(cell, weights=w, minlength=grid.cells + 2)
     tail, below, above = x[:0], 0.0, 0.0
-    if low < grid.low or high > grid.high:
-        lo, hi = x < grid.low, x > grid.high
+    if low < grid.low - grid.margin or high > grid.high + grid.margin:
+        lo, hi = x < grid.low - grid.margin, x > grid.high + grid.margin
         below, above = (float(lo.sum()), float(hi.sum())) if w is None else (float(w[lo].sum()), float(w[hi].sum()))
         tail = _spread(x[lo | hi])
     mode, count = _mode(x, w, cell, fine, grid)
     some = _spread(x)
     return Numbers(rows, missing, infinite, mean, max(m2, 0.), low, high, grid.group(fine).astype(float), below, above, mode,
-                   count, some, tail, grid, bool((some == np.rint(some)).all()))
+                   count, _run(x, mode) if count >= 3 else count, some, tail, grid, bool((some == np.rint(some)).all()))
+
+def _run(x: np.ndarray, mode: float) -> float:
+    "The longest run of one value."
+    at = np.flatnonzero(np.diff(np.r_[False, x == mode, False].astype(np.int8)))
+    return float((at[1::2] - at[::2]).max()) if len(at) else 0.0
 
 def _mode(x: np.ndarray, w: np.ndarray | None, cell: np.ndarray, fine: np.ndarray, grid: Grid) -> tuple[float, float]:
     "The value that most rows share: looked for in the fullest cells only."
@@ -270,7 +299,7 @@ def quantile(
     if p.grid.low == p.grid.high: edges[1:-1] = g.low
     cum = np.r_[0, np.cumsum(p.counts)] / p.n
     out = np.interp(q, cum, edges)
-    if p.grid.cells < CELLS and p.whole: out = np.clip(np.rint(out), p.min, p.max)
+    if p.whole: out = np.clip(np.rint(out), p.min, p.max)
     return np.clip(out, p.min, p.max)
 
 # %% ../nbs/03_profile.ipynb #070c1973
@@ -451,7 +480,7 @@ def _add_numbers(a: Numbers, b: Numbers) -> Numbers:
     return replace(a, rows=a.rows + b.rows, missing=a.missing + b.missing, infinite=a.infinite + b.infinite, mean=mean,
                    m2=a.m2 + b.m2 + d * d * n * m / (n + m), min=min(a.min, b.min), max=max(a.max, b.max),
                    counts=a.counts + b.counts, below=a.below + b.below, above=a.above + b.above, mode=first.mode,
-                   mode_count=count, sample=_blend(a.sample, n, b.sample, m), tail=_spread(np.r_[a.tail, b.tail]),
+                   mode_count=count, run=max(a.run, b.run), sample=_blend(a.sample, n, b.sample, m), tail=_spread(np.r_[a.tail, b.tail]),
                    whole=a.whole and b.whole)
 
 def _blend(x: np.ndarray, n: float, y: np.ndarray, m: float) -> np.ndarray:

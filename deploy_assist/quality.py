@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Z95', 'Outcome', 'task_of', 'classes_of', 'codes', 'outcome', 'Metric', 'wilson', 'auc', 'metrics', 'Loss', 'losses',
-           'estimate', 'service_level']
+           'losses_since', 'temper', 'estimate', 'service_level']
 
 # %% ../nbs/05_quality.ipynb #449deb59
 from collections.abc import Sequence
@@ -275,6 +275,21 @@ def _at_mix(name: str, va: np.ndarray, a: Outcome, vb: np.ndarray, b: Outcome, t
     se = np.sqrt((w**2 * (np.maximum(qa, spread) / np.maximum(na, 1) + np.maximum(qb, spread) / np.maximum(nb, 1))).sum())
     return _loss(name, w @ ma, w @ mb, se, tol, nb.sum(), higher)
 
+def _at_level(ya: np.ndarray, ea: np.ndarray, yb: np.ndarray, eb: np.ndarray) -> tuple[float, float, float]:
+    "Mean errors before and after at the baseline's mix of low and high labels, and the standard error of their difference."
+    edges = np.unique(np.quantile(ya, np.arange(.1, .95, .1)))
+    k = len(edges) + 1
+    def per(y, e):
+        at = np.searchsorted(edges, y, "left")
+        n = np.bincount(at, minlength=k)
+        m = np.bincount(at, e, k) / np.maximum(n, 1)
+        return n, m, np.maximum(np.bincount(at, e * e, k) / np.maximum(n, 1) - m * m, 0) * n / np.maximum(n - 1, 1)
+    (na, ma, qa), (nb, mb, qb) = per(ya, ea), per(yb, eb)
+    both = (na >= 5) & (nb >= 5)
+    if not both.any(): return float(ea.mean()), float(eb.mean()), float(np.hypot(ea.std() / np.sqrt(len(ea)), eb.std() / np.sqrt(len(eb))))
+    w = na * both / (na * both).sum()
+    return float(w @ ma), float(w @ mb), float(np.sqrt((w**2 * (qa / np.maximum(na, 1) + qb / np.maximum(nb, 1))).sum()))
+
 def losses(
     a: Outcome | None,          # baseline
     b: Outcome | None,          # current window
@@ -289,9 +304,8 @@ def losses(
         ea, eb = np.abs(a.pred - a.y), np.abs(b.pred - b.y)
         ea, eb = ea[np.isfinite(ea)], eb[np.isfinite(eb)]
         if min(len(ea), len(eb)) < 10: return []
-        va, vb = ea.var(ddof=1) / len(ea), eb.var(ddof=1) / len(eb)
-        df = (va + vb) ** 2 / max(va**2 / (len(ea) - 1) + vb**2 / (len(eb) - 1), 1e-300)
-        x = _loss("mae", ea.mean(), eb.mean(), np.sqrt(va + vb), relative * max(ea.mean(), 1e-12), len(eb), False, df)
+        u, v, se = _at_level(a.y[np.isfinite(a.pred)], ea, b.y[np.isfinite(b.pred)], eb)
+        x = _loss("mae", u, v, se, relative * max(ea.mean(), 1e-12), len(eb), False, min(len(ea), len(eb)) - 1)
         if x and max(len(ea), len(eb)) <= 50_000:
             x = replace(x, p=max(x.p, stats.mannwhitneyu(eb, ea, alternative="greater").pvalue / 5))
         out.append(x)
@@ -305,6 +319,40 @@ def losses(
                 ba, bb = (a.score - a.y) ** 2, (b.score - b.y) ** 2
                 out.append(_at_mix("brier", ba, a, bb, b, relative * max(ba.mean(), 1e-6), False))
     return sorted([x for x in out if x is not None], key=lambda x: x.p)
+
+def losses_since(
+    before: dict[str, Any],     # metrics measured at release: {'roc_auc': {'value', 'low', 'high', 'n'}}, or Metric
+    b: Outcome | None,
+    tolerance: float = .02,
+    relative: float = .10,
+) -> list[Loss]:
+    "Losses against stored metrics, when the baseline's rows are not at hand."
+    out = []
+    now = metrics(b) if b is not None and b.n >= 10 else {}
+    for k in ("balanced_accuracy" if "balanced_accuracy" in before else "accuracy", "roc_auc", "brier", "mae"):
+        if k not in before or k not in now: continue
+        m = before[k].to_dict() if isinstance(before[k], Metric) else dict(before[k])
+        if m.get("value") is None: continue
+        wide = [v for v in (m.get("low"), m.get("high")) if v is not None and np.isfinite(v)]
+        se = (max(wide) - min(wide)) / (2 * Z95) if len(wide) == 2 else 0.0
+        tol = tolerance if now[k].higher else relative * max(m["value"], 1e-12)
+        name = "accuracy" if k == "balanced_accuracy" else k
+        out.append(_loss(name, m["value"], now[k].value, float(np.hypot(se, now[k].se)), tol, now[k].n, now[k].higher))
+    return sorted([x for x in out if x is not None], key=lambda x: x.p)
+
+def temper(
+    x: Loss,
+    at_release: dict[str, Any],
+) -> Loss:
+    "A baseline that flatters (the model learnt on it) is no measure: count the loss from the metric measured at release."
+    m = at_release.get(x.metric)
+    v = None if m is None else m.value if isinstance(m, Metric) else m.get("value") if hasattr(m, "get") else m
+    if v is None or x.high <= x.low: return x
+    flattery = max(0.0, (x.before - v) if x.before > x.after else (v - x.before)) if x.loss > 0 else 0.0
+    if not flattery: return x
+    se = (x.high - x.low) / (2 * Z95)
+    loss = x.loss - flattery
+    return replace(x, before=float(v), loss=loss, low=loss - Z95 * se, high=loss + Z95 * se, p=float(stats.norm.sf(loss / se)), size=x.size * loss / x.loss)
 
 # %% ../nbs/05_quality.ipynb #f39c0482
 def estimate(

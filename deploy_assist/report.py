@@ -15,7 +15,7 @@ __all__ = ['MARKS', 'DO', 'METRIC', 'DONE', 'TEMPLATE', 'NOT_TRAFFIC', 'number',
 import fcntl, json, os, re, shutil, sys, threading, time, uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from html import escape
@@ -36,7 +36,7 @@ from .profile import as_name, as_numbers
 from .quality import wilson
 from .release import Release, read_manifest, roles
 from .schema import Schema
-from .verdict import Finding, Verdict, compare
+from .verdict import Finding, Verdict, compare, limits_for
 
 # %% ../nbs/24_report.ipynb #8b0c3320
 def number(
@@ -47,7 +47,8 @@ def number(
     if x is None or isinstance(x, str): return x or "–"
     x = float(x)
     if not np.isfinite(x): return "–"
-    if x and (abs(x) < 1e-3 or abs(x) >= 1e7): said = f"{x:.2e}"
+    if x and abs(x) < 1e-3: said = f"{x:.1g}" if abs(x) < 1e-5 else np.format_float_positional(float(f"{x:.2g}"), trim="-")
+    elif abs(x) >= 1e7: said = f"{x:.3g}"
     else: said = f"{x:,.0f}" if x == int(x) or abs(x) >= 1000 else f"{x:.3g}"
     return f"{said} {unit}".rstrip().replace("-", "\u2212", 1 if x < 0 else 0)
 
@@ -205,7 +206,8 @@ class Monitor:
     @cached_property
     def verdict(self) -> Verdict:
         "The judgement; see `compare`."
-        slo, given = self.about.get("slo") or {}, self.about.get("thresholds") or {}
+        slo = {k: v for k, v in (self.about.get("slo") or {}).items() if k in DEFAULTS["slo"]}
+        given = self.about.get("thresholds") or {}
         service = self.requests if self.requests is not None and len(self.requests) else None
         before = self.requests_before if self.requests_before is not None and len(self.requests_before) else None
         return compare(self.baseline, self.current, schema=self.schema, thresholds={**slo, **given}, weights=self.weights,
@@ -504,6 +506,9 @@ def _predicted(self: Monitor) -> dict:
     return _tile("Predictions", f"{show(m)}", f"{what}; {show(float(b.mean()))} in the baseline", f"95%: {show(m - half)} to {show(m + half)}" if n > 1 else "",
                  sparkline(per_chunk(c.to_numpy(float), self._chunked[0]), title=f"{what} over the window"))
 
+def _beyond(self: Monitor, cause: str) -> str:
+    return "beyond the limit" if any(f.cause == cause for f in self.verdict.findings) else ""
+
 _BEST = ("roc_auc", "accuracy", "mae", "rmse")
 METRIC = dict(roc_auc="ROC AUC", accuracy="accuracy", balanced_accuracy="balanced accuracy", f1="F1", brier="Brier score", log_loss="log loss",
               calibration="calibration error", mae="MAE", rmse="RMSE", r2="R²", bias="bias")
@@ -517,7 +522,7 @@ def _scored(self: Monitor) -> dict:
         m = now[best]
         line = sparkline([*((p.get(best) or {}).get("value") for p in past), m["value"]], title=f"{METRIC[best]}, report by report")
         return _tile("Quality", f"{METRIC[best]} {number(m['value'])}", f"{number(before[best]['value'])} on held-out rows" if best in before else "",
-                     f"95%: {number(m['low'])} to {number(m['high'])}, {m['n']:,} labels", line)
+                     f"95%: {number(m['low'])} to {number(m['high'])}, {m['n']:,} labels", line, _beyond(self, "model"))
     best = next((m for m in _BEST if m in est), None)
     if best: return _tile("Quality", f"{METRIC[best]} ≈ {number(est[best])}", "estimated: no labels have come", f"{number(before[best]['value'])} on held-out rows" if best in before else "")
     return _tile("Quality", "–", "no labels in this window", "")
@@ -529,7 +534,7 @@ def _served_tile(self: Monitor) -> dict:
     at, _ = chunks(r.get("time"), len(r), self.since, self.until)
     line = sparkline(per_chunk(as_numbers(r["latency_ms"]), at, lambda x: np.quantile(x, .95)), limit=s["p95_limit_ms"], title="p95 over the window") if "latency_ms" in r else ""
     return _tile("Service", f"p95 {number(s.get('p95_ms'))} ms", f"limit {number(s['p95_limit_ms'])} ms",
-                 f"{percent(s.get('error_rate'))} failed, limit {percent(1 - s['answered_limit'])}" if "error_rate" in s else "", line)
+                 f"{percent(s.get('error_rate'))} failed, limit {percent(1 - s['answered_limit'])}" if "error_rate" in s else "", line, _beyond(self, "service"))
 
 # %% ../nbs/24_report.ipynb #c69924a7
 @cached_property
@@ -586,7 +591,9 @@ def findings(self: Monitor) -> Html:
     "What changed beyond chance and tolerance, worst first."
     found = [dict(word=_WORDS.get(f.cause, f.cause), column=f.column, message=f.message, facts=_facts_of(self, f), todo=DO.get(f.cause, ""),
                   kind="act" if f.cause in ("missing", "unit", "stuck", "unseen", "model") else "watch") for f in self.verdict.findings]
-    return _section("findings", found=found, looked=len(self.inputs), notes=self.verdict.notes)
+    notes = [*self.verdict.notes]
+    if self.about.get("hidden"): notes.append(f"hashed or not logged, so not compared: {', '.join(self.about['hidden'])}")
+    return _section("findings", found=found, looked=len(self.inputs), notes=notes)
 
 Monitor.findings = findings
 
@@ -627,7 +634,7 @@ def data_quality(self: Monitor) -> Html:
             if np.isfinite(x).any() and np.isfinite(y).any():
                 out = float(np.mean((y < np.nanmin(x)) | (y > np.nanmax(x))))
                 odd = percent(out) if out else ""
-        elif len(now) and b.nunique() <= .5 * max(len(b), 1):
+        elif len(now) and len(b) and b.nunique() <= .5 * len(b):
             out = float(hits(Finding("unseen", c, 0, 1, ""), b, now)[0].mean())
             new = percent(out) if out else ""
         if c in said or k > 0 or odd or new: rows.append((c, percent(was), percent(k), odd, new, ", ".join(said.get(c, []))))
@@ -664,8 +671,11 @@ def _unit(self: Monitor, column: str) -> str:
 
 def _picture(self: Monitor, d: Drift) -> str:
     title = f"{d.column}: baseline and window"
-    if d.kind == "category": return bars(d.bins, d.reference, d.current, title)
     b, c = column_of(self.baseline, d.column), column_of(self.current, d.column)
+    if d.kind == "category":
+        new = c.notna().sum() and float(hits(Finding("unseen", d.column, 0, 1, ""), b, c)[0].sum() / c.notna().sum())
+        if not new: return bars(d.bins, d.reference, d.current, title)
+        return bars([*d.bins[:6], "(never seen)"], [*d.reference[:6], 0], [*(x * (1 - new) for x in d.current[:6]), new], title)
     edges, ref, cur = shared_bins(as_numbers(b), as_numbers(c))
     return histogram(ref, cur, (number(edges[0]), number(edges[-1], _unit(self, d.column))), title)
 
@@ -899,18 +909,18 @@ TEMPLATE = Path(str(_TEMPLATES / "monitoring.ipynb"))
 
 # %% ../nbs/24_report.ipynb #47a7cbf6
 def start_kernel(
-    folder: Path,  # where it works
-) -> Any:          # a jupyter_client KernelManager
-    "A kernel on this interpreter, importing the library as it starts."
+    folder: Path,     # where it works
+    first: str = "",  # code that it runs while it starts
+) -> Any:             # a jupyter_client KernelManager
+    "A kernel on this interpreter."
     need("ipykernel", "notebook", "reports")
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import KernelManager
     class Ours(KernelManager):
         @property
         def kernel_spec(self): return spec
-    first = "from deploy_assist.report import _macros; _macros()"
     spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False",
-                            f"--IPKernelApp.exec_lines={first}"], display_name="Python", language="python")
+                            *([f"--IPKernelApp.exec_lines={first}"] if first else [])], display_name="Python", language="python")
     library = str(Path(str(files("deploy_assist"))).parent)
     path = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
     km = Ours(connection_file=str(folder / "kernel.json"))
@@ -950,7 +960,7 @@ def run_notebook(
         thread.join(10)
     nb = _read_notebook(ran)
     if late: raise ReportError(f"{_where(nb)}: took longer than {number(timeout_s)} seconds and was stopped")
-    if "error" in result: raise _explained(result["error"], nb) from None
+    if "error" in result: raise _explained(result["error"], nb, folder / "kernel.log") from None
     _believe(nb, parameters["run"])
     return nb
 
@@ -973,9 +983,12 @@ def _where(nb: Any) -> str:
             return f"cell {i + 1} ({heading})"
     return "after the last cell"
 
-def _explained(e: BaseException, nb: Any) -> ReportError:
+def _explained(e: BaseException, nb: Any, log: Path) -> ReportError:
     "What papermill raised, in one sentence."
     where, kind = _where(nb), type(e).__name__
+    if isinstance(e, RuntimeError) and "before replying" in str(e):
+        said = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+        return ReportError(f"the kernel did not start: {said[-1][:300] if said else e}")
     if kind == "PapermillExecutionError": return ReportError(f"{where}: {e.ename}: {' '.join(str(e.evalue).split())[:500]}")
     if kind == "DeadKernelError": return ReportError(f"{where}: the kernel died, perhaps for lack of memory")
     if isinstance(e, OSError): return ReportError(f"{where}: the notebook could not be written ({e.strerror or e})")
@@ -1113,9 +1126,9 @@ class Report:
 
 def _verdict_from(d: Mapping) -> Verdict:
     "A `Verdict` from its `to_dict`."
-    keep = {k: d[k] for k in ("action", "summary", "advice", "rows", "quality", "service", "limits")}
-    return Verdict(**keep, findings=tuple(Finding(**f) for f in d["findings"]), conditions=tuple(d["conditions"]), notes=tuple(d["notes"]),
-                   columns=tuple(Drift(**c) for c in d["columns"]), outputs=tuple(Drift(**c) for c in d["outputs"]))
+    known = {k: tuple(v) if isinstance(v, list) else v for k, v in d.items() if k in {f.name for f in fields(Verdict)}}
+    return Verdict(**known | dict(findings=tuple(Finding(**f) for f in d["findings"]), columns=tuple(Drift(**c) for c in d["columns"]),
+                                  outputs=tuple(Drift(**c) for c in d["outputs"])))
 
 # %% ../nbs/24_report.ipynb #8da52a12
 def read_frame(
@@ -1218,16 +1231,15 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
     if which == "previous": baseline, said = _as_current(traffic(since - (until - since), since), schema)[0], "the window before"
     elif other: baseline, said = read_frame(which, "baseline"), "a frame" if isinstance(which, pd.DataFrame) else str(which)
     else: baseline, said = _as_baseline(bundle["baseline"], schema), f"training and held-out rows of version {called.get('version') or '–'}" + (f" ({called['alias']})" if called.get("alias") else "")
-    if len(schema.outputs) > 1 or "prediction" not in part or part["prediction"] not in baseline:
-        current, part = current.drop(columns=[part[k] for k in ("prediction", "score", "label") if part[k] in current and part[k] not in baseline]), part
-    part = {k: v for k, v in part.items() if v in current and (v in baseline or k in ("time", "latency", "version"))}
+    alone = [v for k, v in part.items() if k in ("prediction", "score", "label") and v not in baseline]  # nothing to compare with
+    current, part = current.drop(columns=alone), {k: v for k, v in part.items() if v not in alone}
     hidden = [c.name for c in schema.columns if c.policy != "keep"]
     def asked(a, b):
         r = log.requests(name, a, b)
         return r[~r["source"].isin(NOT_TRAFFIC)].reset_index(drop=True)
     about = dict(version=called.get("version"), alias=called.get("alias"), baseline=said, schema=schema.hash, metrics=bundle["metrics"],
                  slo=bundle["settings"].get("slo"), thresholds=bundle["settings"].get("monitoring"), hidden=hidden, since=since.isoformat(), until=until.isoformat())
-    return Monitor(name, baseline, current, part, replace(_watched(schema)), asked(since, until), asked(since - (until - since), since), about)
+    return Monitor(name, baseline, current, part, _watched(schema), asked(since, until), asked(since - (until - since), since), about)
 
 # %% ../nbs/24_report.ipynb #34909884
 def interval(
@@ -1289,7 +1301,7 @@ def report(
         raise ConfigError(f"baseline: got {baseline!r} with a current frame, expected a frame or a file to compare with")
     if not frames: start, end = interval(window, since, until, now)
     with _run_folder(out) as folder:
-        km = start_kernel(folder)
+        km = start_kernel(folder, "from deploy_assist.report import _macros; _macros()" if template == TEMPLATE else "")
         try:
             given = check_parameters(template, parameters or {})
             if frames:
@@ -1304,9 +1316,16 @@ def report(
 # %% ../nbs/24_report.ipynb #d45a7adf
 def _with_about(m: Monitor, out: Path, now: datetime, timezone: str, thresholds: Mapping | None) -> Monitor:
     from deploy_assist import __version__
+    limits_for({**(m.about.get("thresholds") or {}), **(thresholds or {})})  # a wrong name is found before a notebook runs
     start = m.since or now
     about = m.about | dict(created=now.isoformat(), timezone=timezone, library=__version__, thresholds={**(m.about.get("thresholds") or {}), **(thresholds or {})})
-    return replace(m, about=about, earlier=past_reports(out, m.name, start))
+    return replace(m, about=about, earlier=tuple(_slim(d) for d in past_reports(out, m.name, start)[-_EARLIER:]))
+
+_EARLIER = 26  # half a year of weeks
+
+def _slim(d: Mapping) -> dict:
+    "What later reports want to know of an earlier one."
+    return {k: d.get(k) for k in ("action", "rows", "quality", "report", "model")} | {"findings": [{k: f.get(k) for k in ("cause", "column")} for f in d.get("findings", [])]}
 
 def _finish(m: Monitor, template: Path, given: Mapping, folder: Path, out: Path, km: Any, timeout_s: float, began_at: float) -> Report:
     "Run, believe, file."

@@ -347,6 +347,17 @@ def _date(v):
     return v if isinstance(v, date) else _BAD
 
 # %% ../nbs/01_schema.ipynb #c5a36324
+def _within(dtype: str, low: float | None, high: float | None) -> tuple:
+    "Limits, narrowed to what a number dtype can hold."
+    try: d = np.dtype(dtype.lower().split("[")[0])
+    except TypeError: d = np.dtype("int64" if "int" in dtype.lower() else "float64")
+    if d.kind in "iu": least, most = int(np.iinfo(d).min), int(np.iinfo(d).max)
+    elif d.kind == "f" and d.itemsize < 8: least, most = float(np.finfo(d).min), float(np.finfo(d).max)
+    elif d.kind == "f": return low, high
+    else: least, most = -2**63, 2**63 - 1
+    return least if low is None else max(low, least), most if high is None else min(high, most)
+
+# %% ../nbs/01_schema.ipynb #531c1288
 def _checker(column: Column):
     "The function that takes one non-missing value of `column` to its canonical value or to `_BAD`."
     if column.type == "category":
@@ -366,6 +377,7 @@ def _checker(column: Column):
     if column.type == "datetime": return lambda v: _datetime(v, zoned="," in column.dtype or "tz=" in column.dtype)
     check = {"integer": _integer, "float": _float, "boolean": _boolean, "string": _string, "text": _string, "date": _date}[column.type]
     low, high = column.low, column.high
+    if column.is_numeric: low, high = _within(column.dtype, low, high)
     if low is None and high is None: return check
     low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
     return lambda v: v if (v := check(v)) is not _BAD and low <= v <= high else _BAD

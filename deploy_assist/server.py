@@ -269,13 +269,15 @@ async def _read(self: App, call: Call, receive) -> bytes:
     kind = call.headers.get("content-type", JSON).split(";")[0].strip().lower()
     accepted = call.headers.get("accept", "*/*")
     most = int(self.settings.max_body_mb * 1e6)
-    if int(call.headers.get("content-length") or 0) > most: raise Refusal(413, f"the body has more than {self.settings.max_body_mb:g} MB")
     parts, size, more = [], 0, True
-    while more:
+    while more and size <= 4 * most:  # a body somewhat over the limit is read to its end, so that the client hears why it is refused
         message = await receive()
         if message["type"] == "http.disconnect": raise Refusal(400, "the client went away")
-        parts.append(message.get("body", b"")); size += len(parts[-1]); more = message.get("more_body", False)
-        if size > most: raise Refusal(413, f"the body has more than {self.settings.max_body_mb:g} MB")
+        part, more = message.get("body", b""), message.get("more_body", False)
+        size += len(part)
+        if size <= most: parts.append(part)
+        else: parts.clear()
+    if size > most: raise Refusal(413, f"the body has more than {self.settings.max_body_mb:g} MB")
     if kind not in (JSON, "") and not kind.endswith("+json"): raise Refusal(415, f"got {kind[:80]}, expected application/json")
     if not any(a in accepted for a in ("*/*", "application/*", "application/json", "application/problem+json")):
         raise Refusal(406, f"the request accepts {accepted[:80]}, and the answer would be application/json")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIONS', 'CAUSES', 'FEED', 'ALPHA', 'POLICY', 'META', 'LATENCY', 'Finding', 'Verdict', 'limits_for',
-           'season_weights', 'say', 'compare', 'schema_task']
+           'season_weights', 'say', 'compare', 'schema_task', 'baseline_profile']
 
 # %% ../nbs/06_verdict.ipynb #a5a931b5
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from scipy import stats
 from .drift import LIMITS, Drift, Suspect, compare_names, compare_numbers, holm, joint_suspects, suspects_names, suspects_numbers, two_proportions
 from .errors import ConfigError
 from .profile import KINDS, Names, Numbers, Profile, as_numbers, name_counts, names, numbers, profile
-from .quality import Metric, classes_of, estimate, losses, metrics, outcome, service_level, task_of
+from .quality import Metric, classes_of, estimate, losses, losses_since, metrics, outcome, service_level, task_of, temper
 
 # %% ../nbs/06_verdict.ipynb #021983d8
 ACTIONS = ("keep", "watch", "retrain", "roll back", "cannot tell")
@@ -209,15 +209,15 @@ def _judge(family: list[Suspect], alpha: float) -> list[tuple[Suspect, float]]:
     return [(s, float(a)) for s, a in zip(family, holm([s.p for s in family])) if a <= alpha and s.size >= 1]
 
 # %% ../nbs/06_verdict.ipynb #c6d3d40f
-def _output(name: str, b: pd.Series, c: pd.Series, discrete: bool, w: np.ndarray | None, lim: dict) -> tuple[list[Suspect], Drift] | None:
+def _output(name: str, b: pd.Series | Numbers | Names, c: pd.Series, discrete: bool, w: np.ndarray | None, lim: dict) -> tuple[list[Suspect], Drift] | None:
     "How a prediction, a score or a label moved."
     if discrete:
-        x, y = names(b), names(c)
+        x, y = b if isinstance(b, Names) else names(b), names(c)
         m = x if w is None else names(b, w)
         if not x.n or not y.n: return None
         found, d = suspects_names(name, x, y, m, lim)
     else:
-        x = numbers(b)
+        x = b if isinstance(b, Numbers) else numbers(b)
         y = numbers(c, x.grid)
         m = x if w is None else numbers(b, x.grid, w)
         if not x.n or not y.n: return None
@@ -269,23 +269,28 @@ def compare(
     history: Iterable[Mapping] = (),      # earlier verdicts as dicts, newest last
 ) -> Verdict:
     "Judge a window against a baseline. Values in, values out: no file, no clock, nothing is changed."
-    b, c = baseline, current
-    if not isinstance(b, pd.DataFrame) or not isinstance(c, pd.DataFrame):
-        raise ConfigError(f"compare: got {type(b).__name__} and {type(c).__name__}, expected two frames")
-    b, c = b.loc[:, ~b.columns.duplicated()], c.loc[:, ~c.columns.duplicated()]
+    if not isinstance(baseline, (pd.DataFrame, Profile)) or not isinstance(current, pd.DataFrame):
+        raise ConfigError(f"compare: got {type(baseline).__name__} and {type(current).__name__}, expected two frames, or a profile and a frame")
+    stored = baseline if isinstance(baseline, Profile) else None
+    b = pd.DataFrame(columns=list(stored.columns)) if stored is not None else baseline.loc[:, ~baseline.columns.duplicated()]
+    c = current if current.columns.is_unique else current.loc[:, ~current.columns.duplicated()]
+    if stored is not None:
+        part = stored.meta.get("roles", {})
+        prediction, score, label, time = prediction or part.get("prediction"), score or part.get("score"), label or part.get("label"), time or part.get("time")
     roles = _roles(b, c, prediction, score, label, time, schema)
     lim, per = limits_for(thresholds, roles.inputs)
     of = lambda k: per.get(k, lim)
-    rows = dict(baseline=len(b), current=len(c))
+    n_base = int(stored.rows) if stored is not None else len(b)
+    rows = dict(baseline=n_base, current=len(c))
     notes: list[str] = []
-    if len(c) == 0 or len(b) < 10:
-        which = "the window holds no row" if len(c) == 0 else f"the baseline holds {len(b)} rows"
+    if len(c) == 0 or n_base < 10:
+        which = "the window holds no row" if len(c) == 0 else f"the baseline holds {n_base} rows"
         return Verdict("cannot tell", summary=which, advice="wait for more data" if len(c) == 0 else "give a larger baseline", rows=rows, limits=lim)
     fb = b[roles.inputs]
-    base = profile(fb, kinds=roles.kinds)
+    base = profile(fb, kinds=roles.kinds) if stored is None else replace(stored, columns={k: stored.columns[k] for k in roles.inputs})
     cur = profile(c[[k for k in roles.inputs if k in c]], like=base)
     match, w = base, None
-    if time and time in b and time in c:
+    if stored is None and time and time in b and time in c:
         got = season_weights(b, c, time, base)
         if got is not None:
             w, how = got
@@ -313,15 +318,16 @@ def compare(
     named = {s.column for s, _ in found}
     if base.joint is not None and cur.joint is not None:
         found += _judge(joint_suspects(match.joint, cur.joint, lim, named), ALPHA["joint"])
-    task = schema_task(schema) or (task_of(*(b[k] if k and k in b else None for k in (label, prediction, score))) if (label in b or prediction in b or score in b) else None)
-    out_found, outs, quality, qfound, labelled = _outputs(b, c, prediction, score, label, task, w, lim, metrics_at_release)
+    task = schema_task(schema) or (stored.meta.get("task") if stored is not None else task_of(*(b[k] if k and k in b else None for k in (label, prediction, score))) if (label in b or prediction in b or score in b) else None)
+    out_found, outs, quality, qfound, labelled = _outputs(b, c, prediction, score, label, task, w, lim, metrics_at_release, stored)
     judged = _judge(out_found, ALPHA["outputs"])
     found += _attribute(judged, found, label, labelled, drifts, outs, lim)
     worse = _judge(qfound, ALPHA["quality"])
     found += worse[:1]
     level = {}
     lat = []
-    if roles.latency and roles.latency in c: lat += _service(as_numbers(b[roles.latency]), as_numbers(c[roles.latency]), lim)
+    if roles.latency and roles.latency in c:
+        lat += _service(stored[roles.latency].sample if stored is not None else as_numbers(b[roles.latency]), as_numbers(c[roles.latency]), lim)
     if service is not None:
         level = service_level(service, lim["p95_ms"], lim["answered"])
         if service_baseline is not None and "latency_ms" in service and "latency_ms" in service_baseline:
@@ -349,9 +355,9 @@ def _clock(base: Numbers, cur: Numbers) -> bool:
 def _one_per_column(found: list[tuple[Suspect, float]]) -> list[tuple[Suspect, float]]:
     "Where the whole column moved, some rows leave the old range: one finding, not two."
     moved = {s.column: s for s, _ in found if s.cause == "population"}
-    return [(s, p) for s, p in found if not (s.cause == "range" and s.column in moved and moved[s.column].effect > s.effect)]
+    return [(s, p) for s, p in found if not (s.cause == "range" and s.column in moved)]
 
-def _outputs(b, c, prediction, score, label, task, w, lim, at_release):
+def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=None):
     "Moves of prediction, score and label; metrics before and after; losses."
     found: list[Suspect] = []
     outs: list[Drift] = []
@@ -360,11 +366,10 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release):
     labelled = 0
     discrete = task in ("binary", "multiclass")
     for name, part in ((prediction, "prediction"), (score, "score"), (label, "label")):
-        if name is None or name not in b or name not in c or c[name].isna().all() or b[name].isna().all(): continue
-        if part == "score" and not len(as_numbers(b[name])): continue
+        if name is None or name not in b or name not in c or c[name].isna().all() or stored is None and b[name].isna().all(): continue
         kind = discrete and part != "score"
         l = {**lim, "psi_category": lim["labels"] ** 2 * 8} if part == "label" else lim
-        r = _output(name, b[name], c[name], kind, w, l)
+        r = _output(name, stored[name] if stored is not None else b[name], c[name], kind, w, l)
         if r is None: continue
         for s in r[0]:
             if s.cause == "missing" and part == "label": continue
@@ -372,16 +377,23 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release):
             found.append(s)
         outs.append(r[1])
     if label is not None and label in b and task:
-        classes = classes_of(*(f[k] for f in (b, c) for k in (label, prediction) if k in f)) if discrete else None
+        classes = None
+        if discrete:
+            known = [set(stored[k].counts) for k in (label, prediction) if stored is not None and k in stored.columns]
+            classes = tuple(sorted(set().union(*known), key=_order)) if known else classes_of(*(f[k] for f in (b, c) for k in (label, prediction) if k in f))
         if discrete and len(classes) > 2: task = "multiclass"
-        A = outcome(b, label, prediction, score, task=task, classes=classes)
+        A = None if stored is not None else outcome(b, label, prediction, score, task=task, classes=classes)
         B = outcome(c, label, prediction, score, task=task, classes=classes) if label in c else None
         labelled = B.n if B else 0
         quality = dict(task=task, before={k: v.to_dict() for k, v in metrics(A).items()}, after={k: v.to_dict() for k, v in metrics(B).items()}, labelled=labelled)
-        if A is not None:
-            quality["estimated"] = estimate(A, c, prediction, score)
-            for x in losses(A, B, lim["tolerance"], lim["tolerance_relative"]):
-                qfound.append(Suspect("model", None, x.loss, x.p, x.size, dict(loss=x, message=f"quality fell: {x.metric} {x.before:.3g} to {x.after:.3g} on {x.n:,} labelled rows (loss {x.low:.3g} to {x.high:.3g})")))
+        known = dict(at_release or {}) or (stored.meta.get("metrics", {}) if stored is not None else {})
+        if A is None: quality["before"] = known
+        if A is not None or known:
+            if A is not None: quality["estimated"] = estimate(A, c, prediction, score)
+            lost = [temper(x, known) for x in losses(A, B, lim["tolerance"], lim["tolerance_relative"])] if A is not None else losses_since(known, B, lim["tolerance"], lim["tolerance_relative"])
+            for x in lost:
+                share = x.loss if x.metric in ("accuracy", "roc_auc") else max(0.0, x.loss / max(x.loss + x.before, 1e-12))
+                qfound.append(Suspect("model", None, share, x.p, x.size, dict(loss=x, message=f"quality fell: {x.metric} {x.before:.3g} to {x.after:.3g} on {x.n:,} labelled rows (loss {x.low:.3g} to {x.high:.3g})")))
     return found, outs, quality, qfound, labelled
 
 def _attribute(judged, found, label, labelled, drifts, outs, lim) -> list[tuple[Suspect, float]]:
@@ -404,6 +416,10 @@ def _attribute(judged, found, label, labelled, drifts, outs, lim) -> list[tuple[
     best = sorted(labels, key=lambda x: (x[0].data["part"] != "label", -x[0].effect))[:1]
     return best + [x for x in out if x[0].cause != "labels"][:1]
 
+def _order(k: str) -> tuple:
+    try: return 0, float(k), k
+    except ValueError: return 1, 0.0, k
+
 def _moved(d: Drift) -> str:
     if d.kind == "category":
         k = int(np.argmax(np.abs(np.subtract(d.current, d.reference))))
@@ -414,8 +430,11 @@ def _moved(d: Drift) -> str:
 def _ordered(found: list[tuple[Suspect, float]], weights: Mapping[str, float] | None, schema: Any) -> tuple[Finding, ...]:
     "Worst first: a broken feed, a worse model, then what moved, by effect and the column's weight in the model."
     top = max([abs(v) for v in (weights or {}).values()] or [0]) or 1.0
+    moved = {s.column for s, _ in found if s.cause == "population"}
     def rank(s: Suspect):
-        tier = 0 if s.cause in FEED else 1 if s.cause == "model" else 2
+        tier = 0 if s.cause in FEED or s.cause == "range" and s.column not in moved else 1
+        if s.cause == "labels": return tier, -1.1 * s.effect
+        if s.cause == "model": return tier, -max(s.effect, 1.2 * max([x.effect for x, _ in found if x.cause == "labels"] or [0]))
         w = .5 + .5 * abs((weights or {}).get(s.column, 0)) / top if weights and s.column is not None else 1.0
         return tier, -s.effect * w
     def unit(k):
@@ -429,7 +448,8 @@ def _ordered(found: list[tuple[Suspect, float]], weights: Mapping[str, float] | 
 
 def _decide(findings, n, labelled, worse, lim, version_change, history, label):
     "One of five words, with the reason, the next step and the conditions of a retrain."
-    feed = [f for f in findings if f.cause in FEED]
+    moved = {f.column for f in findings if f.cause == "population"}
+    feed = [f for f in findings if f.cause in FEED or f.cause == "range" and f.column not in moved]
     loss = worse[0][0].data["loss"] if worse else None
     earlier = 0
     for h in reversed(history):
@@ -438,7 +458,7 @@ def _decide(findings, n, labelled, worse, lim, version_change, history, label):
     conditions = (
         dict(name="quality fell beyond the tolerance", met=loss is not None, evidence=f"{loss.metric} lost {loss.loss:.3g} ({loss.low:.3g} to {loss.high:.3g})" if loss else "no loss with evidence" if labelled else "no labels"),
         dict(name="enough labels", met=labelled >= lim["min_labels"], evidence=f"{labelled:,} labelled rows, {lim['min_labels']} needed"),
-        dict(name="the feed is clean", met=not feed, evidence=feed[0].message if feed else "nothing missing, stuck, unseen or in another unit"),
+        dict(name="the feed is clean", met=not feed, evidence=feed[0].message if feed else "nothing missing, stuck, unseen, out of range or in another unit"),
         dict(name="seen in enough windows", met=earlier + 1 >= lim["confirm"], evidence=f"{earlier + (loss is not None)} of {lim['confirm']}"),
     )
     first = findings[0].message if findings else ""
@@ -453,3 +473,29 @@ def _decide(findings, n, labelled, worse, lim, version_change, history, label):
     if loss is not None: return "watch", first, "; ".join(f"wait: {k['name']} ({k['evidence']})" for k in conditions if not k["met"]), conditions
     if findings[0].cause == "service": return "watch", first, "look at the service: load, machine, downstream calls", conditions
     return "watch", first, "collect labels for this window: drift alone does not say that the model is worse" if label is None or not labelled else "quality holds so far: keep watching", conditions
+
+# %% ../nbs/06_verdict.ipynb #5246c424
+def baseline_profile(
+    frame: pd.DataFrame,
+    *,
+    prediction: str | None = None,
+    score: str | None = None,
+    label: str | None = None,
+    time: str | None = None,
+    schema: Any = None,
+) -> Profile:
+    "The profile of a baseline with its predictions, labels and metrics, to be stored with the model version."
+    roles = _roles(frame, frame, prediction, score, label, time, schema)
+    task = schema_task(schema)
+    held = [frame[k] if k and k in frame and frame[k].notna().any() else None for k in (label, prediction, score)]
+    if task is None and any(s is not None for s in held): task = task_of(*held)
+    discrete = task in ("binary", "multiclass")
+    base = profile(frame[roles.inputs], kinds=roles.kinds)
+    cols = dict(base.columns)
+    for k, s in zip((label, prediction, score), held):
+        if s is not None: cols[k] = names(s) if discrete and k != score else numbers(s)
+    latency = {roles.latency: numbers(frame[roles.latency])} if roles.latency else {}
+    o = outcome(frame, label, prediction, score, task=task) if held[0] is not None else None
+    meta = dict(roles={k: v for k, v in dict(prediction=prediction, score=score, label=label, time=time).items() if v}, task=task,
+                metrics={k: _plain(v.to_dict()) for k, v in metrics(o).items()})
+    return replace(base, columns={**cols, **latency}, meta=meta)

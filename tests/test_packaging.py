@@ -91,9 +91,9 @@ print(json.dumps(release.predict_proba(release.schema.frame(json.load(open(sys.a
 def test_importing_is_quick_and_light():
     code = f"""
 import sys, time
-start = time.perf_counter()
+start = time.process_time()  # CPU seconds: other work on the machine does not stretch them
 import deploy_assist
-took = time.perf_counter() - start
+took = time.process_time() - start
 print(took, *[name for name in {heavy} if name in sys.modules])"""
     runs = [run(sys.executable, "-c", code).split() for _ in range(3)]
     assert min(float(took) for took, *_ in runs) < 0.5
