@@ -4,8 +4,8 @@
     python benchmarks/bench_monitoring.py --rows 500 --repeat 20 --seed 100
     python benchmarks/bench_monitoring.py --speed         # only the clock
 
-Every window is drawn from a printed seed. False alarm: a window in which nothing changed, judged other than `keep`. J: mean detection over
-the real drifts minus mean false alarm over the nuisances (no change, trivial change, benign season).
+Every window is drawn from a printed seed. False alarm: a window in which nothing changed, judged other than `keep`.
+J: mean detection over the real drifts minus mean false alarm over the nuisances (no change, trivial change, benign season).
 """
 import argparse
 import time
@@ -33,14 +33,20 @@ def _sigmoid(z): return 1 / (1 + np.exp(-z))
 
 def shop(rng, n):
     "Skewed money, names with a long tail, text ids, gaps, a clock; yes or no."
-    d = pd.DataFrame(dict(
-        amount=rng.lognormal(3, 1.2, n), basket=rng.poisson(3, n), discount=np.where(rng.random(n) < .7, 0.0, rng.random(n).round(2)),
-        age=rng.normal(42, 14, n).clip(18, 95).round(), member=rng.random(n) < .4,
-        channel=rng.choice(["web", "app", "store", "phone"], n, p=[.5, .3, .17, .03]),
-        city=np.array([f"c{k}" for k in np.minimum(rng.zipf(1.4, n), 3000)]),
-        coupon=pd.Series(rng.choice(["A", "B", "C", None], n, p=[.2, .15, .05, .6]), dtype=object),
-        order_id=[f"o-{k:08d}" for k in rng.integers(0, 10**8, n)],
-        joined=pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 1500, n), unit="D")))
+    d = pd.DataFrame(
+        dict(
+            amount=rng.lognormal(3, 1.2, n),
+            basket=rng.poisson(3, n),
+            discount=np.where(rng.random(n) < 0.7, 0.0, rng.random(n).round(2)),
+            age=rng.normal(42, 14, n).clip(18, 95).round(),
+            member=rng.random(n) < 0.4,
+            channel=rng.choice(["web", "app", "store", "phone"], n, p=[0.5, 0.3, 0.17, 0.03]),
+            city=np.array([f"c{k}" for k in np.minimum(rng.zipf(1.4, n), 3000)]),
+            coupon=pd.Series(rng.choice(["A", "B", "C", None], n, p=[0.2, 0.15, 0.05, 0.6]), dtype=object),
+            order_id=[f"o-{k:08d}" for k in rng.integers(0, 10**8, n)],
+            joined=pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 1500, n), unit="D"),
+        )
+    )
     d["visits"] = (d.basket * 2 + rng.poisson(2, n)).astype(float).where(rng.random(n) > .06)
     p = _sigmoid(.8 * np.log(d.amount) - 3 + .05 * (d.age - 42) + 1.0 * d.member + .7 * (d.channel == "app"))
     d["y"] = np.where(rng.random(n) < p, "returns", "stays")
@@ -50,11 +56,20 @@ def shop(rng, n):
 def sensor(rng, n):
     "Heavy tails, ties, a constant, zeros; a number to predict."
     load = rng.standard_t(3, n)
-    d = pd.DataFrame(dict(
-        load=load * 12 + 300, temp=20 + 4 * load / (1 + np.abs(load)) + rng.normal(0, 3, n), vib=np.abs(rng.standard_t(2, n)) * .01,
-        step=rng.choice([0, 50, 100, 150, 200, 400], n, p=[.3, .2, .2, .15, .1, .05]), flow=np.where(rng.random(n) < .35, 0, rng.gamma(2, 5, n)),
-        pressure=rng.normal(1013, 8, n).round(1), rpm=rng.normal(1500, 60, n).round(-1), firmware=3,
-        site=rng.choice(list("ABCDEFGH"), n, p=[.3, .2, .15, .12, .1, .08, .04, .01]), alarm=rng.random(n) < .02))
+    d = pd.DataFrame(
+        dict(
+            load=load * 12 + 300,
+            temp=20 + 4 * load / (1 + np.abs(load)) + rng.normal(0, 3, n),
+            vib=np.abs(rng.standard_t(2, n)) * 0.01,
+            step=rng.choice([0, 50, 100, 150, 200, 400], n, p=[0.3, 0.2, 0.2, 0.15, 0.1, 0.05]),
+            flow=np.where(rng.random(n) < 0.35, 0, rng.gamma(2, 5, n)),
+            pressure=rng.normal(1013, 8, n).round(1),
+            rpm=rng.normal(1500, 60, n).round(-1),
+            firmware=3,
+            site=rng.choice(list("ABCDEFGH"), n, p=[0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.04, 0.01]),
+            alarm=rng.random(n) < 0.02,
+        )
+    )
     d["y"] = .02 * d.load + .3 * d.temp + .05 * d.flow + rng.normal(0, 1.5, n)
     return d
 
@@ -88,7 +103,12 @@ def _real(load):
     return b.frame.rename(columns={"target": "y"}).assign(y=lambda d: d.y)
 
 
-REAL = dict(cancer=datasets.load_breast_cancer, diabetes=datasets.load_diabetes, wine=datasets.load_wine, iris=datasets.load_iris)
+REAL = dict(
+    cancer=datasets.load_breast_cancer,
+    diabetes=datasets.load_diabetes,
+    wine=datasets.load_wine,
+    iris=datasets.load_iris,
+)
 MADE = dict(shop=shop, sensor=sensor, claims=claims, wide=wide)
 
 
@@ -107,10 +127,21 @@ class Table:
         self.inputs = [c for c in X if c not in ("order_id", "joined")]
         num = make_column_selector(dtype_include=["number", "bool"])
         from sklearn.impute import SimpleImputer
-        pre = make_column_transformer((make_pipeline(SimpleImputer(), StandardScaler()), num),
-                                      (OneHotEncoder(handle_unknown="ignore", max_categories=20), make_column_selector(dtype_include=[object, "string", "category"])))
+        pre = make_column_transformer(
+            (make_pipeline(SimpleImputer(), StandardScaler()), num),
+            (
+                OneHotEncoder(handle_unknown="ignore", max_categories=20),
+                make_column_selector(dtype_include=[object, "string", "category"]),
+            ),
+        )
         self.task = "regression" if y.dtype.kind == "f" else "classification"
-        model = Ridge() if self.task == "regression" else LogisticRegression(max_iter=300) if name != "iris" else RandomForestClassifier(30, random_state=0)
+        model = (
+            Ridge()
+            if self.task == "regression"
+            else LogisticRegression(max_iter=300)
+            if name != "iris"
+            else RandomForestClassifier(30, random_state=0)
+        )
         self.model = make_pipeline(pre, model).fit(self._clean(X), y)
 
     def _clean(self, X):
@@ -137,13 +168,35 @@ class Table:
 # ------------------------------------------------------------------------------------------------------------ scenarios
 
 def _num(d, rng, spread=8, positive=False, heavy=False):
-    c = [k for k in d if k not in ("y", "latency_ms") and pd.api.types.is_numeric_dtype(d[k]) and d[k].dtype != bool and d[k].nunique() >= spread and (not positive or d[k].min() > 0)]
-    c = c or [k for k in d if k not in ("y", "latency_ms") and pd.api.types.is_numeric_dtype(d[k]) and d[k].dtype != bool and d[k].nunique() >= spread]
+    c = [
+        k
+        for k in d
+        if k not in ("y", "latency_ms")
+        and pd.api.types.is_numeric_dtype(d[k])
+        and d[k].dtype != bool
+        and d[k].nunique() >= spread
+        and (not positive or d[k].min() > 0)
+    ]
+    c = c or [
+        k
+        for k in d
+        if k not in ("y", "latency_ms")
+        and pd.api.types.is_numeric_dtype(d[k])
+        and d[k].dtype != bool
+        and d[k].nunique() >= spread
+    ]
     return c[rng.integers(len(c))]
 
 
 def _cat(d, rng, most=50):
-    c = [k for k in d if k not in ("y", "order_id") and not pd.api.types.is_numeric_dtype(d[k]) and not pd.api.types.is_datetime64_any_dtype(d[k]) and d[k].nunique() <= most]
+    c = [
+        k
+        for k in d
+        if k not in ("y", "order_id")
+        and not pd.api.types.is_numeric_dtype(d[k])
+        and not pd.api.types.is_datetime64_any_dtype(d[k])
+        and d[k].nunique() <= most
+    ]
     c += [k for k in d if k != "y" and d[k].dtype == bool]
     return c[rng.integers(len(c))] if c else None
 
@@ -159,12 +212,28 @@ def _some(rng, n, share): return rng.random(n) < share
 
 def missing(d, rng, share=None):
     k = list(d.columns.drop(["y", "latency_ms"]))[rng.integers(len(d.columns) - 2)]
-    return _put(d, k, d[k].astype(object).where(~_some(rng, len(d), share or rng.uniform(.08, .3)), None) if d[k].dtype.kind not in "f" else d[k].where(~_some(rng, len(d), share or rng.uniform(.08, .3)))), k
+    return _put(
+        d,
+        k,
+        d[k].astype(object).where(~_some(rng, len(d), share or rng.uniform(0.08, 0.3)), None)
+        if d[k].dtype.kind not in "f"
+        else d[k].where(~_some(rng, len(d), share or rng.uniform(0.08, 0.3))),
+    ), k
 
 
 def unit_all(d, rng): k = _num(d, rng); return _put(d, k, d[k] * 1000), k
-def unit_some(d, rng): k = _num(d, rng); m = _some(rng, len(d), rng.uniform(.03, .2)); return _put(d, k, np.where(m, d[k] * 1000, d[k])), k
-def unit_down(d, rng): k = _num(d, rng, positive=True); m = _some(rng, len(d), rng.uniform(.1, .3)); return _put(d, k, np.where(m, d[k] / 1000, d[k])), k
+def unit_some(d, rng):
+    k = _num(d, rng)
+    m = _some(rng, len(d), rng.uniform(0.03, 0.2))
+    return _put(d, k, np.where(m, d[k] * 1000, d[k])), k
+
+
+def unit_down(d, rng):
+    k = _num(d, rng, positive=True)
+    m = _some(rng, len(d), rng.uniform(0.1, 0.3))
+    return _put(d, k, np.where(m, d[k] / 1000, d[k])), k
+
+
 def unit_hundred(d, rng): k = _num(d, rng, positive=True); return _put(d, k, d[k] * 100), k
 def stuck(d, rng): k = _num(d, rng); return _put(d, k, d[k].dropna().iloc[0]), k
 
@@ -179,7 +248,15 @@ def stuck_part(d, rng):
 
 def unseen(d, rng):
     k = _cat(d, rng)
-    if k is None or d[k].dtype == bool: k = next((c for c in d if d[c].dtype == object or str(d[c].dtype).startswith("str") and c not in ("order_id", "city", "y")), None)
+    if k is None or d[k].dtype == bool:
+        k = next(
+            (
+                c
+                for c in d
+                if d[c].dtype == object or str(d[c].dtype).startswith("str") and c not in ("order_id", "city", "y")
+            ),
+            None,
+        )
     if k is None or k == "order_id": return None
     return _put(d, k, d[k].astype(object).where(~_some(rng, len(d), rng.uniform(.03, .12)), "brand new")), k
 
@@ -191,7 +268,9 @@ def beyond(d, rng):
     return _put(d, k, np.where(m, hi + (hi - lo) * rng.uniform(.3, 1.5, len(d)), d[k].astype(float))), k
 
 
-def sentinel(d, rng): k = _num(d, rng); return _put(d, k, np.where(_some(rng, len(d), rng.uniform(.03, .15)), -9999, d[k])), k
+def sentinel(d, rng):
+    k = _num(d, rng)
+    return _put(d, k, np.where(_some(rng, len(d), rng.uniform(0.03, 0.15)), -9999, d[k])), k
 
 
 def shift(d, rng, by=.4):
@@ -201,7 +280,12 @@ def shift(d, rng, by=.4):
 
 
 def shift_far(d, rng): return shift(d, rng, 1.0)
-def wider(d, rng, by=1.6): k = _num(d, rng, 15); x = d[k].astype(float); return _put(d, k, x.median() + (x - x.median()) * by), k
+def wider(d, rng, by=1.6):
+    k = _num(d, rng, 15)
+    x = d[k].astype(float)
+    return _put(d, k, x.median() + (x - x.median()) * by), k
+
+
 def narrower(d, rng): return wider(d, rng, .55)
 
 
@@ -235,7 +319,11 @@ def _mixed(d, hit, rng, more):
     big = d.attrs["draw"](6 * n)
     h = hit(big).to_numpy(bool)
     yes = rng.random(n) < to
-    out = np.where(yes, rng.choice(np.flatnonzero(h), n, replace=h.sum() < n), rng.choice(np.flatnonzero(~h), n, replace=(~h).sum() < n))
+    out = np.where(
+        yes,
+        rng.choice(np.flatnonzero(h), n, replace=h.sum() < n),
+        rng.choice(np.flatnonzero(~h), n, replace=(~h).sum() < n),
+    )
     return big.iloc[out].reset_index(drop=True).assign(latency_ms=d.latency_ms.to_numpy())
 
 
@@ -264,7 +352,10 @@ def label_shift(d, rng):
 
 
 def concept(d, rng, share=.3):
-    if d.y.dtype.kind == "f": return _put(d, "y", np.where(_some(rng, len(d), share + .1), d.y + 1.2 * d.y.std() * rng.choice([-1, 1]), d.y)), "y"
+    if d.y.dtype.kind == "f":
+        return _put(
+            d, "y", np.where(_some(rng, len(d), share + 0.1), d.y + 1.2 * d.y.std() * rng.choice([-1, 1]), d.y)
+        ), "y"
     v = d.y.to_numpy().copy()
     m = _some(rng, len(d), share)
     c = np.array(sorted(d.y.unique()))
@@ -282,14 +373,19 @@ def concept_region(d, rng):
 
 
 def slow(d, rng): return _put(d, "latency_ms", d.latency_ms * rng.uniform(1.5, 3)), None
-def gone(d, rng): k = list(d.columns.drop(["y", "latency_ms"], errors="ignore"))[rng.integers(len(d.columns) - 2)]; return d.drop(columns=k), k
+def gone(d, rng):
+    k = list(d.columns.drop(["y", "latency_ms"], errors="ignore"))[rng.integers(len(d.columns) - 2)]
+    return d.drop(columns=k), k
+
+
 def same(d, rng): return d, None
 def trivial_shift(d, rng): return shift(d, rng, .05)
 
 
 def trivial_all(d, rng):
     d = d.copy()
-    for k in [c for c in d if c != "y" and d[c].dtype.kind in "f" and c != "latency_ms"]: d[k] = d[k] + .02 * d[k].clip(*d[k].quantile([.02, .98])).std()
+    for k in [c for c in d if c != "y" and d[c].dtype.kind in "f" and c != "latency_ms"]:
+        d[k] = d[k] + 0.02 * d[k].clip(*d[k].quantile([0.02, 0.98])).std()
     return d, None
 
 
@@ -303,12 +399,31 @@ def trivial_mix(d, rng):
 QUIET = dict(same=same)
 NUISANCE = dict(same=same, trivial_shift=trivial_shift, trivial_all=trivial_all, trivial_mix=trivial_mix, season=None)
 REALLY = dict(
-    missing=(missing, {"missing"}), gone=(gone, {"missing"}), unit_all=(unit_all, {"unit"}), unit_some=(unit_some, {"unit"}), unit_down=(unit_down, {"unit"}),
-    unit_hundred=(unit_hundred, {"unit"}), stuck=(stuck, {"stuck"}), stuck_part=(stuck_part, {"stuck"}), unseen=(unseen, {"unseen"}), beyond=(beyond, {"range"}),
-    sentinel=(sentinel, {"range"}), shift=(shift, {"population"}), shift_far=(shift_far, {"population"}), wider=(wider, {"population"}),
-    narrower=(narrower, {"population"}), bimodal=(bimodal, {"population"}), skewed=(skewed, {"population"}), mix=(mix, {"population"}),
-    correlation=(correlation, {"joint"}), small_moves=(small_moves, {"joint", "population"}), label_shift=(label_shift, {"labels"}),
-    concept=(concept, {"model"}), concept_region=(concept_region, {"model"}), slow=(slow, {"service"}))
+    missing=(missing, {"missing"}),
+    gone=(gone, {"missing"}),
+    unit_all=(unit_all, {"unit"}),
+    unit_some=(unit_some, {"unit"}),
+    unit_down=(unit_down, {"unit"}),
+    unit_hundred=(unit_hundred, {"unit"}),
+    stuck=(stuck, {"stuck"}),
+    stuck_part=(stuck_part, {"stuck"}),
+    unseen=(unseen, {"unseen"}),
+    beyond=(beyond, {"range"}),
+    sentinel=(sentinel, {"range"}),
+    shift=(shift, {"population"}),
+    shift_far=(shift_far, {"population"}),
+    wider=(wider, {"population"}),
+    narrower=(narrower, {"population"}),
+    bimodal=(bimodal, {"population"}),
+    skewed=(skewed, {"population"}),
+    mix=(mix, {"population"}),
+    correlation=(correlation, {"joint"}),
+    small_moves=(small_moves, {"joint", "population"}),
+    label_shift=(label_shift, {"labels"}),
+    concept=(concept, {"model"}),
+    concept_region=(concept_region, {"model"}),
+    slow=(slow, {"service"}),
+)
 
 
 def season_pair(t, rng, n, m):
@@ -340,7 +455,9 @@ def pair(t, scenario, rng, n, m):
         c = r[0]
     b = t.score(b)
     miss = [k for k in t.inputs if k not in c]
-    full = c if not miss else c.assign(**{k: b[k].sample(len(c), replace=True, random_state=0).to_numpy() for k in miss})
+    full = (
+        c if not miss else c.assign(**{k: b[k].sample(len(c), replace=True, random_state=0).to_numpy() for k in miss})
+    )
     c = t.score(full).drop(columns=miss)
     b.attrs, c.attrs = {}, {}
     return b, c
@@ -350,22 +467,45 @@ def run(tables, scenarios, n, m, repeat, seed, verbose=False, labels=True):
     out = []
     for name in tables:
         t = Table(name, seed)
-        for si, sc in enumerate(scenarios):
+        for sc in scenarios:
             for r in range(repeat):
                 rng = np.random.default_rng([seed, r, hash_of(name), hash_of(sc)])
                 got = pair(t, sc, rng, n, m)
                 if got is None: continue
                 b, c = got
-                if not labels and sc not in ("concept", "concept_region", "label_shift"): c = c.drop(columns="y").assign(y=None)
+                if not labels and sc not in ("concept", "concept_region", "label_shift"):
+                    c = c.drop(columns="y").assign(y=None)
                 t0 = time.process_time()
-                v = compare(b, c, prediction="pred", score="score" if "score" in b else None, label="y", time="time" if "time" in b else None)
+                v = compare(
+                    b,
+                    c,
+                    prediction="pred",
+                    score="score" if "score" in b else None,
+                    label="y",
+                    time="time" if "time" in b else None,
+                )
                 used = time.process_time() - t0
                 want = REALLY[sc][1] if sc in REALLY else set()
                 causes = [f.cause for f in v.findings]
-                out.append(dict(table=name, scenario=sc, alarm=v.action != "keep", action=v.action, first=causes[:1] and causes[0] in want, named=bool(want & set(causes)),
-                                causes=",".join(f"{f.cause}:{f.column}" for f in v.findings[:4]), s=used))
-                if verbose and (sc in NUISANCE and v.action != "keep" or sc in REALLY and not (causes and causes[0] in want)):
-                    print(f"  {name:9s}{sc:15s}{r:4d} {v.action:8s} {[(f.cause, f.column, round(f.effect, 3), float(f'{f.p_value:.1e}')) for f in v.findings[:3]]}")
+                out.append(
+                    dict(
+                        table=name,
+                        scenario=sc,
+                        alarm=v.action != "keep",
+                        action=v.action,
+                        first=causes[:1] and causes[0] in want,
+                        named=bool(want & set(causes)),
+                        causes=",".join(f"{f.cause}:{f.column}" for f in v.findings[:4]),
+                        s=used,
+                    )
+                )
+                if verbose and (
+                    sc in NUISANCE and v.action != "keep" or sc in REALLY and not (causes and causes[0] in want)
+                ):
+                    print(
+                        f"  {name:9s}{sc:15s}{r:4d} {v.action:8s} "
+                        f"{[(f.cause, f.column, round(f.effect, 3), float(f'{f.p_value:.1e}')) for f in v.findings[:3]]}"
+                    )
     return pd.DataFrame(out)
 
 
@@ -378,16 +518,31 @@ def show(r, title):
     det, far = bad.groupby("scenario").alarm.mean(), quiet.groupby("scenario").alarm.mean()
     hit = bad[bad.alarm]
     print(f"\n{title}")
-    print(pd.DataFrame(dict(detected=det, named=hit.groupby("scenario").named.mean(), first=hit.groupby("scenario")["first"].mean())).round(2).to_string())
+    print(
+        pd.DataFrame(
+            dict(
+                detected=det, named=hit.groupby("scenario").named.mean(), first=hit.groupby("scenario")["first"].mean()
+            )
+        )
+        .round(2)
+        .to_string()
+    )
     print(quiet.pivot_table(index="scenario", columns="table", values="alarm", aggfunc="mean").round(3).to_string())
-    if len(det) and len(far): print(f"J = {det.mean():.3f} - {far.mean():.3f} = {det.mean() - far.mean():.3f}   named {hit.named.mean():.1%}, first {hit['first'].mean():.1%}   {r.s.mean() * 1e3:.0f} CPU ms a window")
+    if len(det) and len(far):
+        print(
+            f"J = {det.mean():.3f} - {far.mean():.3f} = {det.mean() - far.mean():.3f}   named "
+            f"{hit.named.mean():.1%}, first {hit['first'].mean():.1%}   {r.s.mean() * 1e3:.0f} CPU ms a window"
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- speed
 
 def speed(rows=1_000_000):
     rng = np.random.default_rng(0)
-    make = lambda n: pd.DataFrame({f"x{i}": rng.normal(i, 1 + i, n) for i in range(24)} | {f"c{i}": pd.Categorical.from_codes(rng.integers(0, 5, n), list("abcde")) for i in range(6)})
+    make = lambda n: pd.DataFrame(
+        {f"x{i}": rng.normal(i, 1 + i, n) for i in range(24)}
+        | {f"c{i}": pd.Categorical.from_codes(rng.integers(0, 5, n), list("abcde")) for i in range(6)}
+    )
     b, c = make(5000), make(rows)
     base = profile(b)
     best = defaultdict(lambda: 9e9)
@@ -396,8 +551,15 @@ def speed(rows=1_000_000):
     a = outcome(q[:5000], "y", "p", "s", task="binary", classes=("0", "1"))
     for _ in range(3):
         t = time.process_time(); v = compare(base, c); best["drift"] = min(best["drift"], time.process_time() - t)
-        t = time.process_time(); o = outcome(q, "y", "p", "s", task="binary", classes=("0", "1")); metrics(o); losses(a, o); best["quality"] = min(best["quality"], time.process_time() - t)
-    print(f"drift and summary, {rows:,} rows x 30 columns, stored baseline: {best['drift']:.2f} CPU s ({v.action}); quality: {best['quality']:.2f} CPU s")
+        t = time.process_time()
+        o = outcome(q, "y", "p", "s", task="binary", classes=("0", "1"))
+        metrics(o)
+        losses(a, o)
+        best["quality"] = min(best["quality"], time.process_time() - t)
+    print(
+        f"drift and summary, {rows:,} rows x 30 columns, stored baseline: {best['drift']:.2f} CPU s "
+        f"({v.action}); quality: {best['quality']:.2f} CPU s"
+    )
     return dict(best)
 
 
@@ -420,8 +582,23 @@ def main():
             print(f"seed {x.seed}, baseline {x.baseline:,} rows, window {m:,} rows")
             if x.quiet:
                 r = run(x.tables, ["same"], x.baseline, m, x.quiet, x.seed + 1, x.v)
-                print(r.groupby("table").alarm.mean().round(4).to_dict(), f"false alarms {r.alarm.mean():.2%} of {len(r)}")
-            else: show(run(x.tables, x.scenarios, x.baseline, m, x.repeat if m <= 5000 else max(1, x.repeat // 4), x.seed, x.v, not x.no_labels), f"windows of {m:,} rows")
+                print(
+                    r.groupby("table").alarm.mean().round(4).to_dict(), f"false alarms {r.alarm.mean():.2%} of {len(r)}"
+                )
+            else:
+                show(
+                    run(
+                        x.tables,
+                        x.scenarios,
+                        x.baseline,
+                        m,
+                        x.repeat if m <= 5000 else max(1, x.repeat // 4),
+                        x.seed,
+                        x.v,
+                        not x.no_labels,
+                    ),
+                    f"windows of {m:,} rows",
+                )
     else: speed()
 
 

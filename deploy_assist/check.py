@@ -8,7 +8,7 @@ __all__ = ['STATUSES', 'CHECKS', 'Check', 'Readiness', 'to_dict', 'Bench', 'chec
 # %% ../nbs/22_check.ipynb #7338c45b
 import http.client, json, subprocess, sys, tempfile, threading, time, traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -23,8 +23,7 @@ from .client import Client
 from .config import DEFAULTS
 from .errors import ConfigError, DeployAssistError, one_line
 from .predictions import PredictionLog
-from .release import Release, dump_model, load_model, load_release, measure
-from .schema import Schema
+from .release import Release, dump_model, load_model, load_release
 from .server import Endpoint, serve
 
 # %% ../nbs/22_check.ipynb #87ab0d9e
@@ -58,7 +57,10 @@ class Readiness:
 def _summary(self: Readiness) -> str:
     counts = {s: sum(r.status == s for r in self.results) for s in STATUSES}
     said = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
-    return f"{self.name}: {'ready' if self.passed else 'not ready'} ({said}, {sum(r.seconds for r in self.results):.1f} s)"
+    return (
+        f"{self.name}: {'ready' if self.passed else 'not ready'} ({said}, {sum(r.seconds for r in self.results):.1f} s)"
+    )
+
 
 def _table(self: Readiness, width: int = 110) -> str:
     names = max((len(r.name) for r in self.results), default=4)
@@ -72,14 +74,26 @@ def _table(self: Readiness, width: int = 110) -> str:
 
 def to_dict(self: Readiness) -> dict:
     "As JSON-able values."
-    return dict(name=self.name, passed=self.passed, results=[asdict(r) | {"seconds": round(r.seconds, 3)} for r in self.results])
+    return dict(
+        name=self.name, passed=self.passed, results=[asdict(r) | {"seconds": round(r.seconds, 3)} for r in self.results]
+    )
+
 
 def _html(self: Readiness) -> str:
     mark = dict(**{"pass": "#1a7f37", "warn": "#9a6700", "fail": "#cf222e", "skip": "#6e7781"})
-    rows = "".join(f"<tr><td style='color:{mark[r.status]};font-weight:600'>{r.status}</td><td style='text-align:left'>{escape(r.name)}</td>"
-                   f"<td style='text-align:left'>{escape(r.evidence)}{f'<br><code>{escape(r.fix)}</code>' if r.fix and r.status in ('warn', 'fail') else ''}</td></tr>"
-                   for r in self.results)
-    return f"<p><b>{escape(_summary(self))}</b></p><table><thead><tr><th>status</th><th>check</th><th>evidence</th></tr></thead><tbody>{rows}</tbody></table>"
+    rows = "".join(
+        f"<tr><td style='color:{mark[r.status]};font-weight:600'>{r.status}</td><td style='text-align:left'>"
+        f"{escape(r.name)}</td>"
+        f"<td style='text-align:left'>"
+        f"{escape(r.evidence)}{f'<br><code>{escape(r.fix)}</code>' if r.fix and r.status in ('warn', 'fail') else ''}</td>"
+        f"</tr>"
+        for r in self.results
+    )
+    return (
+        f"<p><b>{escape(_summary(self))}</b></p><table><thead><tr><th>status</th><th>check</th><th>"
+        f"evidence</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+
 
 Readiness.__str__ = Readiness.__repr__ = _table
 Readiness.to_dict, Readiness._repr_html_ = to_dict, _html
@@ -104,7 +118,8 @@ class Bench:
         return X.iloc[:200].reset_index(drop=True)
 
     @cached_property
-    def log(self) -> PredictionLog: return PredictionLog(f"sqlite:///{self.folder / 'log.db'}", home=self.folder / "home")
+    def log(self) -> PredictionLog:
+        return PredictionLog(f"sqlite:///{self.folder / 'log.db'}", home=self.folder / "home")
 
     @cached_property
     def endpoint(self) -> Endpoint:
@@ -126,7 +141,12 @@ def _post(self: Bench, body: Any, headers: dict | None = None) -> tuple[int, dic
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
     try:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request("POST", "/predict", raw, {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"} | (headers or {}))
+        connection.request(
+            "POST",
+            "/predict",
+            raw,
+            {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"} | (headers or {}),
+        )
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally: connection.close()
@@ -151,7 +171,8 @@ from deploy_assist.release import load_release
 release = load_release(sys.argv[1])
 X = release.schema.frame(json.load(open(sys.argv[2])))
 answers = np.asarray(release.predict(X))
-out = {"predictions": answers.tolist(), "seconds": time.perf_counter() - start, "modules": [m for m in ("mlflow", "gradio", "IPython") if m in sys.modules]}
+heavy = [m for m in ("mlflow", "gradio", "IPython") if m in sys.modules]
+out = {"predictions": answers.tolist(), "seconds": time.perf_counter() - start, "modules": heavy}
 if hasattr(release.model, "predict_proba"): out["probabilities"] = np.asarray(release.predict_proba(X)).tolist()
 print(json.dumps(out))
 """
@@ -161,15 +182,36 @@ def _fresh_process(bench: Bench):
     "The bundle loads in a fresh process and predicts the same to the last bit."
     rows = bench.folder / "rows.json"
     rows.write_text(json.dumps(bench.schema.rows(bench.rows)))
-    done = subprocess.run([sys.executable, "-c", _FRESH, str(bench.bundle), str(rows)], capture_output=True, text=True, timeout=120, cwd=bench.folder)
-    if done.returncode: return "fail", f"a fresh process could not load the bundle: {shorten(done.stderr.strip().splitlines()[-1], 300)}", \
-        "move what the model needs from the notebook into an importable module, fit again, prepare again"
+    done = subprocess.run(
+        [sys.executable, "-c", _FRESH, str(bench.bundle), str(rows)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=bench.folder,
+    )
+    if done.returncode:
+        return (
+            "fail",
+            f"a fresh process could not load the bundle: {shorten(done.stderr.strip().splitlines()[-1], 300)}",
+            "move what the model needs from the notebook into an importable module, fit again, prepare again",
+        )
     there, here = json.loads(done.stdout), np.asarray(bench.release.predict(bench.rows))
     if there["predictions"] != here.tolist():
         n = sum(a != b for a, b in zip(there["predictions"], here.tolist()))
-        return "fail", f"{n} of {len(here)} predictions differ in a fresh process", "set random_state, and do not read global variables in transformers"
-    if "probabilities" in there and there["probabilities"] != np.asarray(bench.release.predict_proba(bench.rows)).tolist():
-        return "fail", "labels are the same in a fresh process, probabilities are not", "set random_state, and do not read global variables in transformers"
+        return (
+            "fail",
+            f"{n} of {len(here)} predictions differ in a fresh process",
+            "set random_state, and do not read global variables in transformers",
+        )
+    if (
+        "probabilities" in there
+        and there["probabilities"] != np.asarray(bench.release.predict_proba(bench.rows)).tolist()
+    ):
+        return (
+            "fail",
+            "labels are the same in a fresh process, probabilities are not",
+            "set random_state, and do not read global variables in transformers",
+        )
     return "pass", f"{len(here)} rows are equal to the last bit; loaded and predicted in {there['seconds']:.1f} s"
 
 # %% ../nbs/22_check.ipynb #f5678259
@@ -184,7 +226,11 @@ def _types(bench: Bench):
 def _deterministic(bench: Bench):
     "The same release gives the same files, so that a hash can be compared."
     if dump_model(bench.release.model) != (bench.bundle / "model.skops").read_bytes():
-        return "warn", "two writings of the model differ, so hashes cannot tell whether two bundles are the same", "look for random or time-dependent attributes of the model"
+        return (
+            "warn",
+            "two writings of the model differ, so hashes cannot tell whether two bundles are the same",
+            "look for random or time-dependent attributes of the model",
+        )
     return "pass", f"two writings are equal; sha256 {bench.release.hash[:12]}"
 
 @_check("artefact.requirements")
@@ -192,15 +238,27 @@ def _requirements(bench: Bench):
     "Requirements are pinned to exact versions."
     loose = [r for r in bench.release.requirements if "==" not in r]
     if loose: return "warn", f"not pinned: {', '.join(loose)}", "install these packages in a version that pip can name"
-    return "pass", f"{len(bench.release.requirements)} packages pinned: {shorten(', '.join(bench.release.requirements), 160)}"
+    return (
+        "pass",
+        f"{len(bench.release.requirements)} packages pinned: {shorten(', '.join(bench.release.requirements), 160)}",
+    )
 
 # %% ../nbs/22_check.ipynb #6ca1b107
 @_check("contract.same_answers")
 def _same_answers(bench: Bench):
     "Held-out rows through the real endpoint give the in-memory answers."
     there, here = bench.client.predict(bench.rows), np.asarray(bench.release.predict(bench.rows))
-    same = (there == here) if here.dtype.kind in "OUSbiu" else np.isclose(there.astype(float), here.astype(float), rtol=1e-9, atol=1e-12)
-    if not np.all(same): return "fail", f"{np.sum(~np.asarray(same))} of {len(here)} answers differ over HTTP", "report this with the model's class: it is a defect of deploy_assist"
+    same = (
+        (there == here)
+        if here.dtype.kind in "OUSbiu"
+        else np.isclose(there.astype(float), here.astype(float), rtol=1e-9, atol=1e-12)
+    )
+    if not np.all(same):
+        return (
+            "fail",
+            f"{np.sum(~np.asarray(same))} of {len(here)} answers differ over HTTP",
+            "report this with the model's class: it is a defect of deploy_assist",
+        )
     return "pass", f"{len(here)} rows over HTTP equal the notebook's"
 
 def _row(bench) -> dict: return bench.schema.example()[0]
@@ -210,17 +268,37 @@ def _refusals(bench: Bench, cases: Sequence[tuple[str, Any]]):
     bad = []
     for column, value in cases:
         status, body = bench.post({"rows": [_row(bench) | {column: value}]})
-        if status != 422 or column not in [e["column"] for e in body.get("errors", [])]: bad.append(f"{column}={json.dumps(value)[:40]} got {status}")
+        if status != 422 or column not in [e["column"] for e in body.get("errors", [])]:
+            bad.append(f"{column}={json.dumps(value)[:40]} got {status}")
     return bad
 
 @_check("contract.wrong_type")
 def _wrong_type(bench: Bench):
     "A value of the wrong type is refused, and the column is named; never rounded, never parsed."
-    wrong = {"integer": 30.5, "float": "12", "boolean": 1, "category": [1], "string": 3, "text": 3, "date": "31.01.2026", "datetime": "yesterday", "list": "1,2"}
+    wrong = {
+        "integer": 30.5,
+        "float": "12",
+        "boolean": 1,
+        "category": [1],
+        "string": 3,
+        "text": 3,
+        "date": "31.01.2026",
+        "datetime": "yesterday",
+        "list": "1,2",
+    }
     cases = [(c.name, wrong[c.type]) for c in bench.schema.columns][:30]
     bad = _refusals(bench, cases)
-    if bad: return "fail", f"{len(bad)} of {len(cases)} wrong values were not refused: {'; '.join(bad[:3])}", "edit the column's type in the schema"
-    return "pass", f"{len(cases)} wrong values (30.5 for an integer, \"12\" for a number) were refused with the column's name"
+    if bad:
+        return (
+            "fail",
+            f"{len(bad)} of {len(cases)} wrong values were not refused: {'; '.join(bad[:3])}",
+            "edit the column's type in the schema",
+        )
+    return (
+        "pass",
+        f'{len(cases)} wrong values (30.5 for an integer, "12" for a number) were refused with the column\'s name',
+    )
+
 
 @_check("contract.missing_value")
 def _missing_value(bench: Bench):
@@ -230,20 +308,28 @@ def _missing_value(bench: Bench):
     for c in [c for c in bench.schema.columns if c.nullable][:10]:
         status, _ = bench.post({"rows": [_row(bench) | {c.name: None}]})
         if status != 200: bad.append(f"{c.name}=null got {status}, training had missing values")
-    if bad: return "fail", f"{'; '.join(bad[:3])}", "impute inside the pipeline, or release.edit(column, nullable=False)"
+    if bad:
+        return "fail", f"{'; '.join(bad[:3])}", "impute inside the pipeline, or release.edit(column, nullable=False)"
     return "pass", f"{len(full)} columns refuse null, {len(bench.schema) - len(full)} take it"
 
 # %% ../nbs/22_check.ipynb #67ff09f1
 @_check("contract.unseen_category")
 def _unseen(bench: Bench):
     "A category never seen is answered or refused as the schema says, never an internal error."
-    columns = [c for c in bench.schema.columns if c.type == "category" and c.categories and isinstance(c.categories[0], str)]
+    columns = [
+        c for c in bench.schema.columns if c.type == "category" and c.categories and isinstance(c.categories[0], str)
+    ]
     if not columns: raise _Skip("no category columns")
     said = []
     for c in columns[:10]:
         status, body = bench.post({"rows": [_row(bench) | {c.name: "never seen before"}]})
         expected = 422 if c.unseen == "error" else 200
-        if status != expected: return "fail", f"column {c.name!r} is set to unseen={c.unseen!r}, and the endpoint answered {status}", f"release = release.edit({c.name!r}, unseen='error')"
+        if status != expected:
+            return (
+                "fail",
+                f"column {c.name!r} is set to unseen={c.unseen!r}, and the endpoint answered {status}",
+                f"release = release.edit({c.name!r}, unseen='error')",
+            )
         said.append(f"{c.name}: {'refused' if status == 422 else 'answered and marked'}")
     return "pass", "; ".join(said)
 
@@ -254,14 +340,23 @@ def _columns(bench: Bench):
     short = dict(list(row.items())[1:])
     for sent, name in [(short, next(iter(row))), (row | {"no such column": 1}, "no such column")]:
         status, body = bench.post({"rows": [sent]})
-        if status != 422 or name not in [e["column"] for e in body.get("errors", [])]: return "fail", f"{name!r} got {status}", "report this: it is a defect of deploy_assist"
+        if status != 422 or name not in [e["column"] for e in body.get("errors", [])]:
+            return "fail", f"{name!r} got {status}", "report this: it is a defect of deploy_assist"
     return "pass", "a missing column and an unknown one were refused by name"
 
 @_check("contract.malformed")
 def _malformed(bench: Bench):
     "Broken, empty, deep and oversized bodies get a 4xx with a reason."
-    cases = {"broken JSON": b'{"rows": [', "not UTF-8": b'\xff\xfe', "empty body": b"", "no rows": b'{"rows": []}', "a list of numbers": b"[1, 2]",
-             "a number": b"1", "too deep": b"[" * 10_000, "a huge number": json.dumps({"rows": [_row(bench)]}).encode().replace(b"}]", b', "x": 1e400}]')}
+    cases = {
+        "broken JSON": b'{"rows": [',
+        "not UTF-8": b"\xff\xfe",
+        "empty body": b"",
+        "no rows": b'{"rows": []}',
+        "a list of numbers": b"[1, 2]",
+        "a number": b"1",
+        "too deep": b"[" * 10_000,
+        "a huge number": json.dumps({"rows": [_row(bench)]}).encode().replace(b"}]", b', "x": 1e400}]'),
+    }
     bad = [f"{what}: {status}" for what, body in cases.items() if not 400 <= (status := bench.post(body)[0]) < 500]
     if bad: return "fail", "; ".join(bad), "report this: it is a defect of deploy_assist"
     return "pass", f"{len(cases)} malformed bodies got a 4xx and a reason"
@@ -269,8 +364,12 @@ def _malformed(bench: Bench):
 @_check("contract.key")
 def _key(bench: Bench):
     "Without the right key there is no prediction."
-    codes = [bench.post({"rows": [_row(bench)]}, headers)[0] for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong"})]
-    if codes != [401, 401]: return "fail", f"without a key the endpoint answered {codes}", "report this: it is a defect of deploy_assist"
+    codes = [
+        bench.post({"rows": [_row(bench)]}, headers)[0]
+        for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong"})
+    ]
+    if codes != [401, 401]:
+        return "fail", f"without a key the endpoint answered {codes}", "report this: it is a defect of deploy_assist"
     return "pass", "no key and a wrong key got 401"
 
 # %% ../nbs/22_check.ipynb #02887037
@@ -295,8 +394,16 @@ def _health(bench: Bench):
     connection.close(); thread.join(60)
     worst = max(times)
     status = "pass" if worst < 1000 else "warn"
-    return status, (f"{len(times)} health requests during a prediction of {len(big):,} rows ({(time.perf_counter() - start):.1f} s): "
-                    f"median {np.median(times):.0f} ms, worst {worst:.0f} ms"), "send fewer rows in one request (max_rows)"
+    return (
+        status,
+        (
+            f"{len(times)} health requests during a prediction of {len(big):,} rows "
+            f"({(time.perf_counter() - start):.1f} s): "
+            f"median {np.median(times):.0f} ms, worst {worst:.0f} ms"
+        ),
+        "send fewer rows in one request (max_rows)",
+    )
+
 
 @_check("performance.latency")
 def _latency(bench: Bench):
@@ -308,17 +415,24 @@ def _latency(bench: Bench):
         bench.client.call("POST", "/predict", {"rows": [rows[i % len(rows)]]})
         times.append((time.perf_counter() - t) * 1000)
     p50, p95 = np.quantile(times[10:], [.5, .95])
-    return ("pass" if p95 <= limit else "fail"), f"p50 {p50:.1f} ms, p95 {p95:.1f} ms over HTTP, one row, 50 requests; objective p95 <= {limit:g} ms", \
-        "a smaller model, or settings={'slo': {'p95_ms': ...}} in prepare()"
+    return (
+        ("pass" if p95 <= limit else "fail"),
+        f"p50 {p50:.1f} ms, p95 {p95:.1f} ms over HTTP, one row, 50 requests; objective p95 <= {limit:g} ms",
+        "a smaller model, or settings={'slo': {'p95_ms': ...}} in prepare()",
+    )
 
 # %% ../nbs/22_check.ipynb #fed5c6fd
 @_check("quality.baseline")
 def _quality(bench: Bench):
     "The held-out metric beats a guess that never looks at the input."
     X, y = bench.release.held_out()
-    if y is None: return "warn", "no held-out labels, so nothing says how good the model is", "prepare(..., X_test=X_test, y_test=y_test)"
-    task, classes = bench.release.task, bench.release.schema.classes
-    role, base = bench.release.roles, bench.release.baseline
+    if y is None:
+        return (
+            "warn",
+            "no held-out labels, so nothing says how good the model is",
+            "prepare(..., X_test=X_test, y_test=y_test)",
+        )
+    task = bench.release.task
     if task == "classification":
         metric = "balanced_accuracy"
         value, low = bench.release.metrics[metric]["value"], bench.release.metrics[metric]["low"]
@@ -329,14 +443,18 @@ def _quality(bench: Bench):
         value, low = bench.release.metrics[metric]["value"], bench.release.metrics[metric]["low"]
         better, unclear = low > guess, value > guess
     else: raise _Skip(f"no guess to compare with for {task}")
-    said = f"{metric} {value:.3f} [{low:.3f}, {bench.release.metrics[metric]['high']:.3f}] on {len(y):,} held-out rows; a guess gets {guess:.3f}"
+    said = (
+        f"{metric} {value:.3f} [{low:.3f}, {bench.release.metrics[metric]['high']:.3f}] on {len(y):,} "
+        f"held-out rows; a guess gets {guess:.3f}"
+    )
     return ("pass" if better else "warn" if unclear else "fail"), said, "a better model, or more held-out rows"
 
 @_check("data.leakage")
 def _leakage(bench: Bench):
     "No single column predicts the target all by itself."
     X, y = bench.release.held_out()
-    if y is None or y.ndim > 1 or len(y) < 30 or len(set(y.tolist())) < 2: raise _Skip("fewer than 30 held-out labels, or several outputs")
+    if y is None or y.ndim > 1 or len(y) < 30 or len(set(y.tolist())) < 2:
+        raise _Skip("fewer than 30 held-out labels, or several outputs")
     found = []
     for c in bench.schema.columns:
         if not c.is_numeric: continue
@@ -353,14 +471,24 @@ def _leakage(bench: Bench):
         else:
             r = abs(np.corrcoef(pd.Series(x[ok]).rank(), pd.Series(np.asarray(y, dtype=float)[ok]).rank())[0, 1])
             if r > 0.99: found.append(f"{c.name} (rank correlation {r:.3f} alone)")
-    if found: return "fail", f"columns that alone predict the target: {', '.join(found)}", "drop what is only known after the outcome, and fit again"
+    if found:
+        return (
+            "fail",
+            f"columns that alone predict the target: {', '.join(found)}",
+            "drop what is only known after the outcome, and fit again",
+        )
     return "pass", "no number column predicts the target alone (ROC AUC or rank correlation above 0.99)"
 
 @_check("data.id_like")
 def _id_like(bench: Bench):
     "No column is an identifier."
     found = [c.name for c in bench.schema.columns if c.id_like]
-    if found: return "warn", f"columns that look like identifiers: {', '.join(found)}", f"X = X.drop(columns={found!r}), and fit again"
+    if found:
+        return (
+            "warn",
+            f"columns that look like identifiers: {', '.join(found)}",
+            f"X = X.drop(columns={found!r}), and fit again",
+        )
     return "pass", f"none of {len(bench.schema)} columns looks like an identifier"
 
 @_check("data.duplicates")
@@ -372,7 +500,11 @@ def _duplicates(bench: Bench):
     shared = int(test.apply(tuple, axis=1).isin(set(train.apply(tuple, axis=1))).sum())
     share = shared / len(test)
     status = "pass" if share <= 0.01 else "warn" if share <= 0.2 else "fail"
-    return status, f"{shared} of {len(test):,} held-out rows ({share:.1%}) also stand in the training sample", "split before fitting; drop duplicates first"
+    return (
+        status,
+        f"{shared} of {len(test):,} held-out rows ({share:.1%}) also stand in the training sample",
+        "split before fitting; drop duplicates first",
+    )
 
 # %% ../nbs/22_check.ipynb #9af79a5c
 @_check("operations.drift_baseline")
@@ -405,15 +537,30 @@ def _rollback(bench: Bench):
     except DeployAssistError as e:
         if "mlflow" in str(e) and "pip install" in str(e): raise _Skip("the registry needs mlflow") from None
         known = []
-    if not len(known): return "warn", "no earlier version is registered: this one has nothing to roll back to", "keep the old way of deciding at hand until a second version is out"
-    return "pass", f"{len(known)} earlier version{'s' if len(known) > 1 else ''} registered; rollback({bench.release.name!r}, reason='...') goes back"
+    if not len(known):
+        return (
+            "warn",
+            "no earlier version is registered: this one has nothing to roll back to",
+            "keep the old way of deciding at hand until a second version is out",
+        )
+    return (
+        "pass",
+        f"{len(known)} earlier version{'s' if len(known) > 1 else ''} registered; "
+        f"rollback({bench.release.name!r}, reason='...') goes back",
+    )
+
 
 @_check("privacy.columns")
 def _privacy(bench: Bench):
     "Personal data has a policy before it is logged."
     found = [f"{c.name} ({c.sensitivity})" for c in bench.schema.columns if c.sensitivity and c.policy == "keep"]
     name = next((c.name for c in bench.schema.columns if c.sensitivity and c.policy == "keep"), "")
-    if found: return "fail", f"columns that seem to hold personal data would be logged as they are: {', '.join(found)}", f"release = release.edit({name!r}, policy='hash')   # or 'drop'"
+    if found:
+        return (
+            "fail",
+            f"columns that seem to hold personal data would be logged as they are: {', '.join(found)}",
+            f"release = release.edit({name!r}, policy='hash')   # or 'drop'",
+        )
     return "pass", "no column seems to hold personal data without a policy"
 
 # %% ../nbs/22_check.ipynb #73f7fd76
@@ -438,7 +585,8 @@ def check(
     finally: bench.close()
     readiness = Readiness(release.name, tuple(results))
     release.notes["checks"] = readiness.to_dict()
-    if folder is not None: (folder / "checks.json").write_text(json.dumps(readiness.to_dict(), indent=1) + "\n", encoding="utf-8")
+    if folder is not None:
+        (folder / "checks.json").write_text(json.dumps(readiness.to_dict(), indent=1) + "\n", encoding="utf-8")
     return readiness
 
 # %% ../nbs/22_check.ipynb #0a1e4e0f
@@ -448,7 +596,10 @@ def _chosen(only, skip) -> list[str]:
         wanted = [wanted] if isinstance(wanted, str) else list(wanted or [])
         for w in wanted:
             if not any(n == w or n.split(".")[0] == w for n in CHECKS):
-                raise ConfigError(f"check: got {w!r}, expected one of {', '.join(CHECKS)}, or an area such as {', '.join(sorted({n.split('.')[0] for n in CHECKS}))}")
+                raise ConfigError(
+                    f"check: got {w!r}, expected one of {', '.join(CHECKS)}, or an area such as "
+                    f"{', '.join(sorted({n.split('.')[0] for n in CHECKS}))}"
+                )
         return {n for n in CHECKS for w in wanted if n == w or n.split(".")[0] == w}
     chosen = matching(only) if only else set(CHECKS)
     return [n for n in CHECKS if n in chosen - matching(skip)]
@@ -456,11 +607,18 @@ def _chosen(only, skip) -> list[str]:
 def _run(name: str, bench: Bench) -> Check:
     "One check; whatever it raises is a result too."
     start, f = time.perf_counter(), CHECKS[name]
-    try: found = f(bench)
-    except _Skip as e: found = "skip", str(e)
-    except DeployAssistError as e: found = "fail", one_line(e), "mend what the sentence names"
+    try:
+        found = f(bench)
+    except _Skip as e:
+        found = "skip", str(e)
+    except DeployAssistError as e:
+        found = "fail", one_line(e), "mend what the sentence names"
     except Exception as e:  # a check that crashes has failed; the sentence says where
         last = traceback.extract_tb(e.__traceback__)[-1]
-        found = "fail", f"the check itself failed: {one_line(e)[:300]} (in {last.name})", "report this: it is a defect of deploy_assist"
+        found = (
+            "fail",
+            f"the check itself failed: {one_line(e)[:300]} (in {last.name})",
+            "report this: it is a defect of deploy_assist",
+        )
     status, evidence, fix = (*found, "")[:3]
     return Check(name, status, evidence, fix, (f.__doc__ or "").strip(), time.perf_counter() - start)

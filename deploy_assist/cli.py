@@ -431,7 +431,8 @@ def _report(name: str | None, baseline: str | None, current: Path | None, **told
     Example:
       deploy-assist report patients --window 7d
       deploy-assist report --baseline last_year.parquet --current june.csv --label outcome"""
-    if not name and not current: raise click.UsageError("expected a model's NAME, or --current FILE with --baseline FILE")
+    if not name and not current:
+        raise click.UsageError("expected a model's NAME, or --current FILE with --baseline FILE")
     if current and not baseline: raise click.UsageError("--current FILE needs --baseline FILE to compare with")
     if current and (told["window"] or told["since"] or told["until"]):
         raise click.UsageError("--window, --since and --until choose rows of the log, not of --current FILE")
@@ -445,8 +446,12 @@ def _report(name: str | None, baseline: str | None, current: Path | None, **told
 
 # %% ../nbs/31_cli.ipynb #5d9f9e7a
 @command("quickstart")
-@click.option("--dir", "folder", default="quickstart", show_default=True, type=_folder, help="Everything is kept below it.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="In use: the next free one.")
+@click.option(
+    "--dir", "folder", default="quickstart", show_default=True, type=_folder, help="Everything is kept below it."
+)
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="In use: the next free one."
+)
 @click.option("--no-wait", is_flag=True, help="End when all is done, instead of staying up until Ctrl-C.")
 def _quickstart(folder: Path, port: int, no_wait: bool) -> Answer:
     """From a fitted model to a served, demoed and watched one, on real patient data.
@@ -473,7 +478,9 @@ def tutorial(
 
 @command("lab")
 @click.option("--dir", "folder", default=".", type=_folder, help="Where the notebook lies; default: this folder.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8888, show_default=True, help="In use: the next free one.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8888, show_default=True, help="In use: the next free one."
+)
 @click.option("--no-browser", is_flag=True, help="Print the link and open nothing.")
 def _lab(folder: Path, port: int, no_browser: bool) -> Answer:
     """Open JupyterLab on the tutorial.
@@ -538,8 +545,16 @@ def _look_at_packages() -> Iterator[Health]:
 
 # %% ../nbs/31_cli.ipynb #9b8c88d2
 def _look_at_imports() -> Iterator[Health]:
-    packages = {"numpy": "numpy", "pandas": "pandas", "pyarrow": "pyarrow", "sklearn": "scikit-learn", "skops.io": "skops",
-                "sqlalchemy": "sqlalchemy", "adbc_driver_sqlite": "adbc-driver-sqlite", "uvicorn": "uvicorn"}
+    packages = {
+        "numpy": "numpy",
+        "pandas": "pandas",
+        "pyarrow": "pyarrow",
+        "sklearn": "scikit-learn",
+        "skops.io": "skops",
+        "sqlalchemy": "sqlalchemy",
+        "adbc_driver_sqlite": "adbc-driver-sqlite",
+        "uvicorn": "uvicorn",
+    }
     for name, package in packages.items():
         start = time.perf_counter()
         try: import_module(name)

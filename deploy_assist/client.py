@@ -32,7 +32,13 @@ class Client:
         parts = urlsplit(url if isinstance(url, str) else getattr(url, "url", ""))
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"url: got {url!r}, expected an endpoint's address such as 'http://127.0.0.1:8000'")
-        self.url, self.key, self.timeout_s, self.retries, self.rows_per_request = parts.geturl().rstrip("/"), key, timeout_s, retries, rows_per_request
+        self.url, self.key, self.timeout_s, self.retries, self.rows_per_request = (
+            parts.geturl().rstrip("/"),
+            key,
+            timeout_s,
+            retries,
+            rows_per_request,
+        )
         self._parts, self._connection, self._schema = parts, None, None
 
     def close(self) -> None:
@@ -66,13 +72,20 @@ def call(
     body = None if data is None else json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
     for attempt in range(self.retries + 1):
         last = attempt == self.retries
-        try: status, raw = self._send(method, path, body)
+        try:
+            status, raw = self._send(method, path, body)
         except TimeoutError:
             self.close()
-            raise EndpointError(f"{self.url}{path}: no answer within {self.timeout_s:g} s; expected one: is the model slow, or timeout_s too short?") from None
+            raise EndpointError(
+                f"{self.url}{path}: no answer within {self.timeout_s:g} s; expected one: is the model slow, or "
+                f"timeout_s too short?"
+            ) from None
         except (OSError, http.client.HTTPException) as e:
             self.close()
-            if last: raise EndpointError(f"{self.url}{path}: cannot be reached ({e}); expected a running endpoint at this address") from None
+            if last:
+                raise EndpointError(
+                    f"{self.url}{path}: cannot be reached ({e}); expected a running endpoint at this address"
+                ) from None
         else:
             if status != 503 or last: return _read(status, raw, f"{self.url}{path}")
         time.sleep(0.1 * 2 ** attempt)
@@ -86,9 +99,14 @@ def _read(status: int, raw: bytes, where: str) -> Any:
     except ValueError: data = None
     if 200 <= status < 300 and data is not None: return data
     if not isinstance(data, dict) or "detail" not in data:
-        raise EndpointError(f"{where}: got status {status} and no problem+json, expected an endpoint of deploy_assist at this address", status)
+        raise EndpointError(
+            f"{where}: got status {status} and no problem+json, expected an endpoint of deploy_assist at this address",
+            status,
+        )
     if status == 422 and "errors" in data: raise SchemaError(data["detail"], data["errors"])
-    raise EndpointError(f"{where}: {status} {data.get('title')}: {data['detail']} (request {data.get('request_id')})", status, data)
+    raise EndpointError(
+        f"{where}: {status} {data.get('title')}: {data['detail']} (request {data.get('request_id')})", status, data
+    )
 
 # %% ../nbs/21_client.ipynb #a535c3e2
 def schema(self: Client) -> Schema:
@@ -110,14 +128,21 @@ def predict(
             moved = [err | {"row": err["row"] + i} if err.get("row") is not None else err for err in e.errors]
             raise SchemaError(None if i and moved else str(e), moved) from None
         answers += out["predictions"]; ids += out["prediction_ids"]
-    array = np.asarray(answers) if answers else np.empty((0,) if len(self.schema().outputs) == 1 else (0, len(self.schema().outputs)))
+    array = (
+        np.asarray(answers)
+        if answers
+        else np.empty((0,) if len(self.schema().outputs) == 1 else (0, len(self.schema().outputs)))
+    )
     return (array, ids) if return_ids else array
 
 def _rows(self: Client, X: Any) -> list[dict]:
     if isinstance(X, Mapping): X = [X]
-    if isinstance(X, list) and all(isinstance(r, Mapping) for r in X): return [{k: plain(v) for k, v in r.items()} for r in X]
+    if isinstance(X, list) and all(isinstance(r, Mapping) for r in X):
+        return [{k: plain(v) for k, v in r.items()} for r in X]
     known = self.schema()
-    table, form = as_frame(X, None if isinstance(X, (pd.DataFrame, pd.Series)) or hasattr(X, "to_pandas") else known.names)
+    table, form = as_frame(
+        X, None if isinstance(X, (pd.DataFrame, pd.Series)) or hasattr(X, "to_pandas") else known.names
+    )
     if form == "series" and len(known) == 1: table.columns = known.names
     return known.rows(table)
 
@@ -132,7 +157,12 @@ def feedback(
     comment: str | None = None,
 ) -> str:                         # the feedback's id
     "Say what turned out to be true of one prediction."
-    given = dict(prediction_id=prediction_id, label=plain(label), correct=None if correct is None else bool(correct), comment=comment)
+    given = dict(
+        prediction_id=prediction_id,
+        label=plain(label),
+        correct=None if correct is None else bool(correct),
+        comment=comment,
+    )
     return self.call("POST", "/feedback", {k: v for k, v in given.items() if v is not None})["feedback_id"]
 
 def ready(self: Client) -> bool:

@@ -21,9 +21,18 @@ def check_name(
         raise ConfigError(f"name: got {name!r}, expected a name such as 'chronic-risk'")
     bad = sorted({c for c in name if c in "/\\:.%\"'*?<>|" or not c.isprintable()})
     if bad or name != name.strip() or len(name) > 120:
-        why = f"the characters {' '.join(map(repr, bad))}" if bad else "spaces at an end" if name != name.strip() else f"{len(name)} characters"
+        why = (
+            f"the characters {' '.join(map(repr, bad))}"
+            if bad
+            else "spaces at an end"
+            if name != name.strip()
+            else f"{len(name)} characters"
+        )
         better = re.sub(r"[^\w-]+", "-", name).strip("-")[:120] or "model"
-        raise ConfigError(f"name: got {name[:40]!r} with {why}, which MLflow or a file system refuses; expected for example {better!r}")
+        raise ConfigError(
+            f"name: got {name[:40]!r} with {why}, which MLflow or a file system refuses; expected for example "
+            f"{better!r}"
+        )
     return name
 
 # %% ../nbs/07_config.ipynb #e5b6c33a

@@ -24,7 +24,6 @@ from urllib.parse import quote, urljoin
 from .errors import ConfigError, DemoError, DeployAssistError, SchemaError, need
 from .predictions import home_folder
 from .release import Release
-from .runtime import load_runtime
 from .schema import MOST_ERRORS, Column, Schema, plain
 
 # %% ../nbs/23_demo.ipynb #2dc40f66
@@ -42,7 +41,10 @@ def decimals(
     values: Sequence[float],  # as observed
 ) -> int:                     # digits after the point that all of them need, at most 12
     "How finely a column was measured."
-    return min(12, max((0, *(-Decimal(repr(float(v))).normalize().as_tuple().exponent for v in values if math.isfinite(v)))))
+    return min(
+        12, max((0, *(-Decimal(repr(float(v))).normalize().as_tuple().exponent for v in values if math.isfinite(v))))
+    )
+
 
 def _seen(c: Column) -> list: return [v for v in (*c.examples, c.minimum, c.maximum) if v is not None]
 
@@ -64,7 +66,13 @@ def _names_people(c: Column) -> bool:
 def for_people(schema: Schema) -> Schema:
     "The schema as the page shows it."
     if schema.form != "series": return schema
-    return replace(schema, columns=tuple(replace(c, type="text", categories=None, counts=None) if c.type in ("category", "string") else c for c in schema.columns))
+    return replace(
+        schema,
+        columns=tuple(
+            replace(c, type="text", categories=None, counts=None) if c.type in ("category", "string") else c
+            for c in schema.columns
+        ),
+    )
 
 # %% ../nbs/23_demo.ipynb #e5a44f89
 UNKNOWN = "(unknown)"
@@ -118,7 +126,9 @@ def hint(c: Column) -> str:
     if c.is_numeric:
         unit = f" {c.unit}" if c.unit else ""
         if c.low is not None or c.high is not None:
-            parts.append(f"{_n(c.low) if c.low is not None else '…'} to {_n(c.high) if c.high is not None else '…'}{unit}")
+            parts.append(
+                f"{_n(c.low) if c.low is not None else '…'} to {_n(c.high) if c.high is not None else '…'}{unit}"
+            )
         elif c.minimum is not None: parts.append(f"seen {_n(c.minimum)} to {_n(c.maximum)}{unit}")
         elif unit: parts.append(unit.strip())
     elif c.type == "list": parts.append(f"{c.size or ''} numbers, separated by commas".strip())
@@ -139,8 +149,17 @@ def make_field(c: Column, value: Any, **more):
     common = dict(label=c.name, info=_plain_text(hint(c)) or None, interactive=True, **more)
     places = decimals(_seen(c)) if c.is_numeric else 0
     step = 1 if c.type == "integer" or not places else 10 ** -min(places, 6)
-    if kind == "slider": field = gr.Slider(c.low, c.high, value=value, step=step, **common)
-    elif kind == "number": field = gr.Number(value=value, minimum=c.low, maximum=c.high, step=step, placeholder="unknown" if c.nullable else None, **common)
+    if kind == "slider":
+        field = gr.Slider(c.low, c.high, value=value, step=step, **common)
+    elif kind == "number":
+        field = gr.Number(
+            value=value,
+            minimum=c.low,
+            maximum=c.high,
+            step=step,
+            placeholder="unknown" if c.nullable else None,
+            **common,
+        )
     elif kind == "checkbox": field = gr.Checkbox(value=bool(value), **common)
     elif kind == "choice":
         known = [(str(v).lower() if isinstance(v, bool) else str(v), v) for v in c.categories or (True, False)]
@@ -148,10 +167,17 @@ def make_field(c: Column, value: Any, **more):
         if free: common["info"] = " · ".join(filter(None, (common["info"], "or type another")))
         field = gr.Dropdown(known + ([(UNKNOWN, UNKNOWN)] if c.nullable else []), value=value, allow_custom_value=free,
                             filterable=free or len(known) > 10, **common)
-    elif kind in ("date", "datetime"): field = gr.DateTime(value=value, include_time=kind == "datetime", type="string", **common)
+    elif kind in ("date", "datetime"):
+        field = gr.DateTime(value=value, include_time=kind == "datetime", type="string", **common)
     else:
         lines = {"text": 4, "list": 2}.get(kind, 1)
-        field = gr.Textbox(value=value, lines=lines, max_lines=12 if lines > 1 else 1, placeholder="unknown" if c.nullable else None, **common)
+        field = gr.Textbox(
+            value=value,
+            lines=lines,
+            max_lines=12 if lines > 1 else 1,
+            placeholder="unknown" if c.nullable else None,
+            **common,
+        )
     field.preprocess = lambda payload: payload
     return field
 
@@ -170,8 +196,12 @@ def _e(x: Any) -> str: return html.escape(str(x))
 def _bars(classes: Sequence, probabilities: Sequence[float], most: int = 10) -> str:
     "Classes with their probabilities, likeliest first, as bars with figures."
     ranked = sorted(zip(classes, probabilities), key=lambda cp: -cp[1])
-    rows = "".join(f'<li><span class="da-name">{_e(c)}</span><span class="da-track" aria-hidden="true"><span style="width:{100 * p:.1f}%"></span></span>'
-                   f'<span class="da-num">{100 * p:.1f}%</span></li>' for c, p in ranked[:most])
+    rows = "".join(
+        f'<li><span class="da-name">{_e(c)}</span><span class="da-track" aria-hidden="true"><span '
+        f'style="width:{100 * p:.1f}%"></span></span>'
+        f'<span class="da-num">{100 * p:.1f}%</span></li>'
+        for c, p in ranked[:most]
+    )
     rest = f'<p class="da-note">and {len(ranked) - most} less likely ones</p>' if len(ranked) > most else ""
     return f'<ul class="da-bars">{rows}</ul>{rest}'
 
@@ -186,16 +216,36 @@ def answer_html(
     value, model = answer["predictions"][0], answer.get("model") or {}
     many = len(schema.outputs) > 1
     if many:
-        body = '<dl class="da-outputs">' + "".join(f"<div><dt>{_e(n)}</dt><dd>{_e(_n(v))}</dd></div>" for n, v in zip(schema.outputs, value)) + "</dl>"
+        body = (
+            '<dl class="da-outputs">'
+            + "".join(f"<div><dt>{_e(n)}</dt><dd>{_e(_n(v))}</dd></div>" for n, v in zip(schema.outputs, value))
+            + "</dl>"
+        )
     else:
         body = f'<p class="da-value">{_e(_n(value))}</p>'
         if within is not None:
-            body += (f'<p class="da-note">{_e(_n(value - within))} to {_e(_n(value + within))}: for nine of ten held-out rows the truth lay '
-                     f'within {_e(_n(within))} of the prediction</p>')
+            body += (
+                f'<p class="da-note">{_e(_n(value - within))} to {_e(_n(value + within))}: for nine of ten '
+                f"held-out rows the truth lay "
+                f"within {_e(_n(within))} of the prediction</p>"
+            )
         if answer.get("probabilities"): body += _bars(answer["classes"], answer["probabilities"][0])
     if marks:
-        body += '<ul class="da-marks">' + "".join(f"<li><b>{_e(m['column'])}</b>: {_e(m['mark'])}</li>" for m in marks) + "</ul>"
-    said = " ".join(filter(None, (str(model.get("name") or ""), f"version {model['version']}" if model.get("version") else "", str(model.get("alias") or ""))))
+        body += (
+            '<ul class="da-marks">'
+            + "".join(f"<li><b>{_e(m['column'])}</b>: {_e(m['mark'])}</li>" for m in marks)
+            + "</ul>"
+        )
+    said = " ".join(
+        filter(
+            None,
+            (
+                str(model.get("name") or ""),
+                f"version {model['version']}" if model.get("version") else "",
+                str(model.get("alias") or ""),
+            ),
+        )
+    )
     ids = answer.get("prediction_ids") or [None]
     small = " · ".join(filter(None, (_e(said), f"prediction id <code>{_e(ids[0])}</code>" if ids[0] else "")))
     head = "predictions" if many else "prediction"
@@ -205,8 +255,13 @@ def answer_html(
 def refusal_html(error: Exception) -> str:
     "A refusal as a small piece of page."
     cells = getattr(error, "errors", None) or []
-    items = "".join(f"<li><b>{_e(e['column'])}</b>: got {_e(e['got'])}, expected {_e(e['expected'])}</li>" for e in cells)
-    return f'<section class="da-refusal" role="alert"><h3>Not answered</h3>{f"<ul>{items}</ul>" if items else f"<p>{_e(error)}</p>"}</section>'
+    items = "".join(
+        f"<li><b>{_e(e['column'])}</b>: got {_e(e['got'])}, expected {_e(e['expected'])}</li>" for e in cells
+    )
+    return (
+        f'<section class="da-refusal" role="alert"><h3>Not answered</h3>'
+        f"{f'<ul>{items}</ul>' if items else f'<p>{_e(error)}</p>'}</section>"
+    )
 
 # %% ../nbs/23_demo.ipynb #b64a7a2c
 def predictor_for(
@@ -215,7 +270,12 @@ def predictor_for(
     key: str | None = None,  # of an endpoint that wants one
 ) -> Any:
     "What the page asks: a `Predictor`, or a remote endpoint that looks like one."
-    if callable(getattr(what, "predict", None)) and callable(getattr(what, "feedback", None)) and hasattr(what, "schema"): return what
+    if (
+        callable(getattr(what, "predict", None))
+        and callable(getattr(what, "feedback", None))
+        and hasattr(what, "schema")
+    ):
+        return what
     url = what if isinstance(what, str) and what.startswith(("http://", "https://")) else getattr(what, "url", None)
     if isinstance(url, str): return Remote(url, key or getattr(what, "key", None))
     from deploy_assist.server import Predictor, open_log
@@ -225,8 +285,11 @@ def predictor_for(
         found = resolve(what)
         return Predictor(found.folder, open_log(log), version=found.version, alias=found.alias, model_id=found.model_id)
     if not isinstance(what, (str, Path)):
-        raise ConfigError(f"demo: got {type(what).__name__}, expected a release, a bundle's folder, an endpoint or its URL, or an address "
-                          f"such as 'models:/NAME@champion'")
+        raise ConfigError(
+            f"demo: got {type(what).__name__}, expected a release, a bundle's folder, an endpoint or its URL, "
+            f"or an address "
+            f"such as 'models:/NAME@champion'"
+        )
     return Predictor(what, open_log(log))
 
 # %% ../nbs/23_demo.ipynb #aa96903b
@@ -244,7 +307,9 @@ class Remote:
             def _send(self, method, path, body):
                 kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
                 connection = kind(self._parts.hostname, self._parts.port, timeout=self.timeout_s)
-                headers = {"X-Source": "demo", "Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+                headers = {"X-Source": "demo", "Content-Type": "application/json"} | (
+                    {"Authorization": f"Bearer {self.key}"} if self.key else {}
+                )
                 try:
                     connection.request(method, self._parts.path.rstrip("/") + path, body, headers)
                     answer = connection.getresponse()
@@ -259,8 +324,15 @@ class Remote:
         "The endpoint's answer. Raises what `Client` raises."
         return self._call("POST", "/predict", {"rows": [{k: plain(v) for k, v in r.items()} for r in rows]})
 
-    def feedback(self, prediction_id: str, label: Any = None, correct: bool | None = None, comment: str | None = None, *,
-                 source: str = "demo") -> str:
+    def feedback(
+        self,
+        prediction_id: str,
+        label: Any = None,
+        correct: bool | None = None,
+        comment: str | None = None,
+        *,
+        source: str = "demo",
+    ) -> str:
         "Feedback on one prediction."
         given = dict(prediction_id=prediction_id, label=plain(label), correct=correct, comment=comment)
         return self._call("POST", "/feedback", {k: v for k, v in given.items() if v is not None})["feedback_id"]
@@ -285,7 +357,11 @@ def example_rows(
     picks = sorted({round(i * (len(rows) - 1) / max(most - 1, 1)) for i in range(min(most, len(rows)))})
     found = release.schema.rows(rows[release.schema.names].iloc[picks])
     hidden = {c.name for c in release.schema.columns if c.sensitivity or c.policy != "keep"}
-    return [{k: v for k, v in row.items() if k not in hidden} for row in found] if len(hidden) < len(release.schema) else []
+    return (
+        [{k: v for k, v in row.items() if k not in hidden} for row in found]
+        if len(hidden) < len(release.schema)
+        else []
+    )
 
 # %% ../nbs/23_demo.ipynb #9dbe51e2
 def typical_row(
@@ -295,7 +371,8 @@ def typical_row(
     schema, base = release.schema, release.baseline
     base = base[base[release.roles["split"]] == "train"] if (base[release.roles["split"]] == "train").any() else base
     def one(c):
-        if c.is_numeric: return None if c.median is None else round(c.median) if c.type == "integer" else float(c.median)
+        if c.is_numeric:
+            return None if c.median is None else round(c.median) if c.type == "integer" else float(c.median)
         if c.categories: return c.categories[0]
         values = base[c.name].dropna()
         if not len(values) or c.type in ("text", "list"): return None
@@ -310,7 +387,8 @@ def watched(
     output: int = 0,  # which of several outputs
 ) -> tuple[str, list, bool]:  # what it is called, one value a row, and whether the values are numbers
     "The value that *why* and *what if* follow."
-    if len(schema.outputs) > 1: return schema.outputs[output], [p[output] for p in result.predictions], schema.task.endswith("regression")
+    if len(schema.outputs) > 1:
+        return schema.outputs[output], [p[output] for p in result.predictions], schema.task.endswith("regression")
     if result.probabilities is not None and schema.classes:
         k = list(schema.classes).index(result.predictions[0])
         return f"probability of {schema.classes[k]}", [p[k] for p in result.probabilities], True
@@ -335,15 +413,18 @@ def shown(v: Any) -> str:
     if isinstance(v, bool): return str(v).lower()
     if isinstance(v, (list, tuple)): return ", ".join(map(_n, v[:4])) + (f", … ({len(v)})" if len(v) > 4 else "")
     text = _n(v) if isinstance(v, (int, float)) else str(plain(v))
-    if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*", text): text = text.replace("T", " ").replace(" 00:00:00", "").replace("+00:00", " UTC")
+    if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*", text):
+        text = text.replace("T", " ").replace(" 00:00:00", "").replace("+00:00", " UTC")
     return text if len(text) <= 40 else text[:37] + "…"
 
 def effects(
     runtime: Any,
-    row: Mapping,             # a checked row
-    typical: Mapping,         # as `typical_row` gives it
+    row: Mapping,  # a checked row
+    typical: Mapping,  # as `typical_row` gives it
     output: int = 0,
-) -> tuple[str, bool, Any, list[dict]]:  # what is watched, is it a number, its value here, and the changes, largest first
+) -> tuple[
+    str, bool, Any, list[dict]
+]:  # what is watched, is it a number, its value here, and the changes, largest first
     "How the answer changes when one column at a time (one word at a time, for a text) is set to what is typical."
     schema = runtime.schema
     changes = _variants(for_people(schema), row, typical)
@@ -362,22 +443,44 @@ def why_html(what: str, is_number: bool, here: Any, found: Sequence[Mapping], mo
     share = what.startswith("probability of ")
     found = [e for e in found if abs(e["change"]) > (1e-4 if share else 0)]
     if not is_number:
-        items = "".join(f"<li><b>{_e(e['column'])}</b> {_e(e['value'])}: with {_e(e['typical'])} the answer would be {_e(shown(e['there']))}</li>" for e in found[:most])
-        body = f"<ul class='da-marks'>{items}</ul>" if items else "<p>No single column, set to its typical value, changes the answer.</p>"
+        items = "".join(
+            f"<li><b>{_e(e['column'])}</b> {_e(e['value'])}: with {_e(e['typical'])} the answer would be "
+            f"{_e(shown(e['there']))}</li>"
+            for e in found[:most]
+        )
+        body = (
+            f"<ul class='da-marks'>{items}</ul>"
+            if items
+            else "<p>No single column, set to its typical value, changes the answer.</p>"
+        )
         return f'<section class="da-why"><h3>Why</h3>{body}</section>'
-    if not found: return '<section class="da-why"><h3>Why</h3><p>Every value is typical, or none changes the answer alone.</p></section>'
+    if not found:
+        return (
+            '<section class="da-why"><h3>Why</h3><p>Every value is typical, or none changes the answer '
+            "alone.</p></section>"
+        )
     top = max(abs(e["change"]) for e in found)
     def one(e):
         by, width = e["change"], 50 * abs(e["change"]) / top
         figure = f"{100 * by:+.1f} pts" if share else f"{'+' if by > 0 else ''}{_n(by)}"
         side = "left:50%" if by > 0 else f"left:{50 - width:.1f}%"
         usual = e["typical"] if e["typical"] == "left out" else f"typical {e['typical']}"
-        return (f'<li><span class="da-name"><b>{_e(e["column"])}</b> {_e(e["value"])}<small>{_e(usual)}</small></span><span class="da-track da-both" aria-hidden="true">'
-                f'<span class="{"da-up" if by > 0 else "da-down"}" style="{side};width:{width:.1f}%"></span></span><span class="da-num">{figure}</span></li>')
+        return (
+            f'<li><span class="da-name"><b>{_e(e["column"])}</b> {_e(e["value"])}<small>{_e(usual)}</small>'
+            f'</span><span class="da-track da-both" aria-hidden="true">'
+            f'<span class="{"da-up" if by > 0 else "da-down"}" style="{side};width:{width:.1f}%"></span></span>'
+            f'<span class="da-num">{figure}</span></li>'
+        )
+
     rest = f" {len(found) - most} more change it less." if len(found) > most else ""
-    return (f'<section class="da-why"><h3>Why: {_e(what)}</h3><ul class="da-bars da-effects">{"".join(map(one, found[:most]))}</ul>'
-            f'<p class="da-note">How much higher (+) or lower (−) the answer is than with this one value typical for training and the others '
-            f'unchanged. Columns act together: the changes do not add up, and none of them proves a cause.{rest}</p></section>')
+    return (
+        f'<section class="da-why"><h3>Why: {_e(what)}</h3><ul class="da-bars da-effects">'
+        f"{''.join(map(one, found[:most]))}</ul>"
+        f'<p class="da-note">How much higher (+) or lower (−) the answer is than with this one value typical '
+        f"for training and the others "
+        f"unchanged. Columns act together: the changes do not add up, and none of them proves a cause.{rest}</p>"
+        f"</section>"
+    )
 
 # %% ../nbs/23_demo.ipynb #af20367d
 def grid_of(
@@ -416,8 +519,14 @@ def curve_html(c: Column, value: Any, what: str, is_number: bool, grid: Sequence
     def said(v): return f"{100 * v:.1f}%" if share else _n(v)
     if not c.is_numeric:
         top = max(map(abs, values)) or 1
-        rows = "".join(f'<li{" class=da-here" if g == value else ""}><span class="da-name">{_e(shown(g))}{" (this row)" if g == value else ""}</span><span class="da-track" aria-hidden="true">'
-                       f'<span style="width:{100 * abs(v) / (1 if share else top):.1f}%"></span></span><span class="da-num">{said(v)}</span></li>' for g, v in zip(grid, values))
+        rows = "".join(
+            f'<li{" class=da-here" if g == value else ""}><span class="da-name">'
+            f'{_e(shown(g))}{" (this row)" if g == value else ""}</span><span class="da-track" '
+            f'aria-hidden="true">'
+            f'<span style="width:{100 * abs(v) / (1 if share else top):.1f}%"></span></span><span '
+            f'class="da-num">{said(v)}</span></li>'
+            for g, v in zip(grid, values)
+        )
         return f'<ul class="da-bars">{rows}</ul><p class="da-note">{_e(what)}</p>'
     return _line_svg(c, value, what, said, grid, values, unit)
 
@@ -426,7 +535,14 @@ def _ranges_html(c: Column, grid: Sequence, values: Sequence) -> str:
     for g, v in zip(grid, values):
         if parts and parts[-1][2] == v and c.is_numeric: parts[-1][1] = g
         else: parts.append([g, g, v])
-    return '<ul class="da-marks">' + "".join(f"<li>{_e(shown(a))}{f' to {_e(shown(b))}' if a != b else ''}: <b>{_e(shown(v))}</b></li>" for a, b, v in parts) + "</ul>"
+    return (
+        '<ul class="da-marks">'
+        + "".join(
+            f"<li>{_e(shown(a))}{f' to {_e(shown(b))}' if a != b else ''}: <b>{_e(shown(v))}</b></li>"
+            for a, b, v in parts
+        )
+        + "</ul>"
+    )
 
 # %% ../nbs/23_demo.ipynb #427086e3
 def _line_svg(c: Column, value: Any, what: str, said: Callable, grid: Sequence, values: Sequence, unit: str) -> str:
@@ -445,13 +561,24 @@ def _line_svg(c: Column, value: Any, what: str, said: Callable, grid: Sequence, 
     dot = ""
     if value is not None:
         here = values[list(grid).index(value)]
-        dot = f'<line class="da-cross" x1="{X(value):.1f}" x2="{X(value):.1f}" y1="8" y2="{H - B}"/><circle class="da-dot" cx="{X(value):.1f}" cy="{Y(here):.1f}" r="5"/>'
-    told = f"{what} for {c.name} from {_n(x0)} to {_n(x1)}{unit}: lowest {said(min(values))}, highest {said(max(values))}"
-    return (f'<svg class="da-curve" viewBox="0 0 {W} {H}" role="img" aria-label="{_e(told)}">{band}<line class="da-axis" x1="{L}" x2="{W - 8}" y1="{H - B}" y2="{H - B}"/>'
-            f'<polyline class="da-line" points="{points}"/>{dot}<text x="{L - 6}" y="{Y(y1) + 4}" text-anchor="end">{_e(said(y1))}</text>'
-            f'<text x="{L - 6}" y="{Y(y0) + 4}" text-anchor="end">{_e(said(y0))}</text><text x="{L}" y="{H - 6}">{_e(_n(x0))}</text>'
-            f'<text x="{W - 8}" y="{H - 6}" text-anchor="end">{_e(_n(x1) + unit)}</text><text x="{(W + L) / 2}" y="{H - 6}" text-anchor="middle">{_e(c.name)}</text></svg>'
-            f'<p class="da-note">{_e(what)}; the dot is this row, the band holds the middle 80% of the training rows</p>')
+        dot = (
+            f'<line class="da-cross" x1="{X(value):.1f}" x2="{X(value):.1f}" y1="8" y2="{H - B}"/><circle '
+            f'class="da-dot" cx="{X(value):.1f}" cy="{Y(here):.1f}" r="5"/>'
+        )
+    told = (
+        f"{what} for {c.name} from {_n(x0)} to {_n(x1)}{unit}: lowest {said(min(values))}, highest {said(max(values))}"
+    )
+    return (
+        f'<svg class="da-curve" viewBox="0 0 {W} {H}" role="img" aria-label="{_e(told)}">{band}<line '
+        f'class="da-axis" x1="{L}" x2="{W - 8}" y1="{H - B}" y2="{H - B}"/>'
+        f'<polyline class="da-line" points="{points}"/>{dot}<text x="{L - 6}" y="{Y(y1) + 4}" text-anchor="end">'
+        f"{_e(said(y1))}</text>"
+        f'<text x="{L - 6}" y="{Y(y0) + 4}" text-anchor="end">{_e(said(y0))}</text><text x="{L}" y="{H - 6}">'
+        f"{_e(_n(x0))}</text>"
+        f'<text x="{W - 8}" y="{H - 6}" text-anchor="end">{_e(_n(x1) + unit)}</text><text x="{(W + L) / 2}" '
+        f'y="{H - 6}" text-anchor="middle">{_e(c.name)}</text></svg>'
+        f'<p class="da-note">{_e(what)}; the dot is this row, the band holds the middle 80% of the training rows</p>'
+    )
 
 # %% ../nbs/23_demo.ipynb #18c1eded
 MANY, FIRST = 16, 24  # above MANY columns they are ordered by weight; above 40 all but the FIRST fold away
@@ -465,23 +592,38 @@ def weights(
     typical = typical_row(release)
     names = [c.name for c in schema.columns if typical[c.name] is not None]
     n = max(1, min(20, cells // max(len(names), 1), len(release.baseline)))
-    rows = schema.check(schema.rows(schema.frame(release.baseline[schema.names].iloc[:: max(1, len(release.baseline) // n)].iloc[:n])))
+    rows = schema.check(
+        schema.rows(schema.frame(release.baseline[schema.names].iloc[:: max(1, len(release.baseline) // n)].iloc[:n]))
+    )
     n, out = len(rows[schema.names[0]]), {c: 0.0 for c in schema.names}
     columns = {c: rows[c] * (len(names) + 1) for c in schema.names}
-    for k, name in enumerate(names, 1): columns[name] = columns[name][: k * n] + [typical[name]] * n + columns[name][(k + 1) * n:]
+    for k, name in enumerate(names, 1):
+        columns[name] = columns[name][: k * n] + [typical[name]] * n + columns[name][(k + 1) * n :]
     result = runtime.predict(columns)
     values = result.probabilities or result.predictions
     for k, name in enumerate(names, 1):
         for here, there in zip(values[:n], values[k * n: (k + 1) * n]):
             pairs = list(zip(here, there)) if isinstance(here, list) else [(here, there)]
-            out[name] += sum(abs(a - b) if isinstance(a, (int, float)) and not schema.classes or result.probabilities else float(a != b) for a, b in pairs) / n
+            out[name] += (
+                sum(
+                    abs(a - b)
+                    if isinstance(a, (int, float)) and not schema.classes or result.probabilities
+                    else float(a != b)
+                    for a, b in pairs
+                )
+                / n
+            )
     return out
 
 # %% ../nbs/23_demo.ipynb #551d3ab6
 def picture_of(schema: Schema) -> tuple[int, int] | None:
     "Height and width when all columns are pixels in reading order, else None."
     n = len(schema)
-    if n < 16 or not all(c.is_numeric and not c.nullable and re.fullmatch(r"(?i)(pixel|px|img|image)[_\s-]*\d+([_x\s-]+\d+)?", c.name) for c in schema.columns): return None
+    if n < 16 or not all(
+        c.is_numeric and not c.nullable and re.fullmatch(r"(?i)(pixel|px|img|image)[_\s-]*\d+([_x\s-]+\d+)?", c.name)
+        for c in schema.columns
+    ):
+        return None
     places = [tuple(map(int, re.findall(r"\d+", c.name))) for c in schema.columns]
     if places != sorted(places): return None
     if len(places[0]) == 2:
@@ -498,7 +640,11 @@ def _cell(c: Column, text: str) -> Any:
     "A CSV cell as the column's type, where that is plain; else the text itself."
     t = text.strip()
     if t == "": return "" if c.type in ("text", "string") and not c.nullable else None
-    if c.is_numeric or (c.type == "category" and c.categories and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in c.categories)):
+    if c.is_numeric or (
+        c.type == "category"
+        and c.categories
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in c.categories)
+    ):
         try: return int(t)
         except ValueError:
             try: return float(t)
@@ -508,20 +654,44 @@ def _cell(c: Column, text: str) -> Any:
     return _numbers(t) if c.type == "list" else t if c.type in ("date", "datetime") else text
 
 def read_table(
-    path: str | Path,   # .csv or .parquet
+    path: str | Path,  # .csv or .parquet
     schema: Schema,
-) -> tuple[Any, list[dict], list[str]]:  # the table as it came, its rows for the schema, and the columns that the model does not know
+) -> tuple[
+    Any, list[dict], list[str]
+]:  # the table as it came, its rows for the schema, and the columns that the model does not know
     "Read a table for the schema. Raises `SchemaError` for a file that is no table or lacks columns."
     import pandas as pd
     path = Path(path)
-    try: table = pd.read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except Exception as e: raise SchemaError(f"{path.name}: cannot be read as a table ({type(e).__name__}: {' '.join(str(e).split())[:200]}), expected CSV or Parquet") from None
+    try:
+        table = (
+            pd.read_parquet(path)
+            if path.suffix.lower() in (".parquet", ".pq")
+            else pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        )
+    except Exception as e:
+        raise SchemaError(
+            f"{path.name}: cannot be read as a table ({type(e).__name__}: {' '.join(str(e).split())[:200]}), "
+            f"expected CSV or Parquet"
+        ) from None
     missing = [n for n in schema.names if n not in table]
-    if missing: raise SchemaError(errors=[dict(row=None, column=n, got="nothing (the column is missing)", expected=schema[n].expected()) for n in missing])
-    if len(table) > MOST_BATCH_ROWS: raise SchemaError(f"{path.name}: got {len(table):,} rows, expected at most {MOST_BATCH_ROWS:,}: send it in parts")
+    if missing:
+        raise SchemaError(
+            errors=[
+                dict(row=None, column=n, got="nothing (the column is missing)", expected=schema[n].expected())
+                for n in missing
+            ]
+        )
+    if len(table) > MOST_BATCH_ROWS:
+        raise SchemaError(
+            f"{path.name}: got {len(table):,} rows, expected at most {MOST_BATCH_ROWS:,}: send it in parts"
+        )
     if not len(table): raise SchemaError(f"{path.name}: got no rows, expected at least one")
-    if path.suffix.lower() in (".parquet", ".pq"): rows = schema.rows(table[schema.names])
-    else: rows = [dict(zip(schema.names, r)) for r in zip(*([_cell(schema[n], v) for v in table[n]] for n in schema.names))]
+    if path.suffix.lower() in (".parquet", ".pq"):
+        rows = schema.rows(table[schema.names])
+    else:
+        rows = [
+            dict(zip(schema.names, r)) for r in zip(*([_cell(schema[n], v) for v in table[n]] for n in schema.names))
+        ]
     return table, rows, [n for n in table if n not in schema]
 
 # %% ../nbs/23_demo.ipynb #1c77752c
@@ -570,7 +740,20 @@ def predict_table(
                 for c, p in zip(answer["classes"], answer["probabilities"][k]): put(f"probability of {c}", i, p)
             if answer.get("prediction_ids"): put("prediction_id", i, answer["prediction_ids"][k])
         if progress: progress(at + len(part), len(good))
-    for x in wrong: put("problem", x["row"], "; ".join(filter(None, (new.get("problem", [None] * len(rows))[x["row"]], f"{x['column']}: got {x['got']}, expected {x['expected']}"))))
+    for x in wrong:
+        put(
+            "problem",
+            x["row"],
+            "; ".join(
+                filter(
+                    None,
+                    (
+                        new.get("problem", [None] * len(rows))[x["row"]],
+                        f"{x['column']}: got {x['got']}, expected {x['expected']}",
+                    ),
+                )
+            ),
+        )
     out = table.copy()
     for name, values in new.items():
         while name in out: name += "_"
@@ -589,37 +772,76 @@ def snippets(
     if endpoint:
         body = json.dumps({"rows": [dict(row)]}, ensure_ascii=False)
         quoted, secret = body.replace("'", "'\\''"), " \\\n  -H \"Authorization: Bearer $KEY\"" if key else ""
-        return {"curl": f"curl -s {endpoint}/predict \\\n  -H 'Content-Type: application/json'{secret} \\\n  -d '{quoted}'",
-                "Python": f"from deploy_assist import Client\n\nclient = Client({endpoint!r}{', key=KEY' if key else ''})\nprint(client.predict([{dict(row)!r}]))",
-                "JavaScript": f"const answer = await fetch({json.dumps(endpoint + '/predict')}, {{\n  method: 'POST',\n  headers: {{'Content-Type': 'application/json'"
-                              f"{', Authorization: `Bearer ${KEY}`' if key else ''}}},\n  body: JSON.stringify({body})\n}});\nconsole.log(await answer.json());"}
+        return {
+            "curl": f"curl -s {endpoint}/predict \\\n  -H 'Content-Type: application/json'{secret} \\\n  -d '{quoted}'",
+            "Python": f"from deploy_assist import Client\n\nclient = "
+            f"Client({endpoint!r}{', key=KEY' if key else ''})\n"
+            f"print(client.predict([{dict(row)!r}]))",
+            "JavaScript": f"const answer = await fetch({json.dumps(endpoint + '/predict')}, {{\n  method: "
+            f"'POST',\n  headers: {{'Content-Type': 'application/json'"
+            f"{', Authorization: `Bearer ${KEY}`' if key else ''}}},\n  body: JSON.stringify({body})\n}});\n"
+            f"console.log(await answer.json());",
+        }
     values, call = list(row.values()), f"{page}/gradio_api/call/predict"
     body = json.dumps({"data": values}, ensure_ascii=False)
     quoted = body.replace("'", "'\\''")
-    return {"curl": f"ID=$(curl -s {call} -H 'Content-Type: application/json' \\\n  -d '{quoted}' | cut -d'\"' -f4)\ncurl -sN {call}/$ID",
-            "Python": f"from gradio_client import Client\n\nclient = Client({page!r})\nprint(client.predict(\n" + "".join(f"    {v!r},  # {k}\n" for k, v in row.items()) + "    api_name=\"/predict\"))",
-            "JavaScript": f"const call = {json.dumps(call)};\nconst asked = await fetch(call, {{\n  method: 'POST',\n  headers: {{'Content-Type': 'application/json'}},\n"
-                          f"  body: JSON.stringify({body})\n}});\nconst {{event_id}} = await asked.json();\nconsole.log(await (await fetch(call + '/' + event_id)).text());"}
+    return {
+        "curl": f"ID=$(curl -s {call} -H 'Content-Type: application/json' \\\n  -d '{quoted}' | cut -d'\"' -f4)\n"
+        f"curl -sN {call}/$ID",
+        "Python": f"from gradio_client import Client\n\nclient = Client({page!r})\nprint(client.predict(\n"
+        + "".join(f"    {v!r},  # {k}\n" for k, v in row.items())
+        + '    api_name="/predict"))',
+        "JavaScript": f"const call = {json.dumps(call)};\nconst asked = await fetch(call, {{\n  method: 'POST',\n"
+        f"  headers: {{'Content-Type': 'application/json'}},\n"
+        f"  body: JSON.stringify({body})\n}});\nconst {{event_id}} = await asked.json();\nconsole.log(await "
+        f"(await fetch(call + '/' + event_id)).text());",
+    }
 
 # %% ../nbs/23_demo.ipynb #f01fb95d
 def card_html(release: Release, info: Mapping | None = None) -> str:
     "The model card as a small piece of page."
     schema = release.schema
-    metrics = "".join(f"<tr><td>{_e(k)}</td><td>{_n(v['value'])}</td><td>{_n(v['low'])} to {_n(v['high'])}</td><td>{v['n']:,}</td></tr>"
-                      for k, v in release.metrics.items() if v.get("value") is not None)
-    measured = (f"<table><thead><tr><th>metric</th><th>value</th><th>95% interval</th><th>held-out rows</th></tr></thead><tbody>{metrics}</tbody></table>"
-                if metrics else "<p>No held-out metrics were measured.</p>")
-    facts = {"model": release.params.get("model", type(release.model).__name__), "task": schema.task, "training rows": f"{schema.rows_learnt:,}", "columns": len(schema),
-             "classes": ", ".join(map(str, schema.classes)) if schema.classes and len(schema.outputs) == 1 else None,
-             "version": (info or {}).get("version"), "alias": (info or {}).get("alias"), "bundle": release.hash[:12]}
-    listed = "".join(f"<tr><th scope=row>{_e(k)}</th><td>{_e(v)}</td></tr>" for k, v in facts.items() if v not in (None, ""))
+    metrics = "".join(
+        f"<tr><td>{_e(k)}</td><td>{_n(v['value'])}</td><td>{_n(v['low'])} to {_n(v['high'])}</td><td>"
+        f"{v['n']:,}</td></tr>"
+        for k, v in release.metrics.items()
+        if v.get("value") is not None
+    )
+    measured = (
+        f"<table><thead><tr><th>metric</th><th>value</th><th>95% interval</th><th>held-out rows</th></tr>"
+        f"</thead><tbody>{metrics}</tbody></table>"
+        if metrics
+        else "<p>No held-out metrics were measured.</p>"
+    )
+    facts = {
+        "model": release.params.get("model", type(release.model).__name__),
+        "task": schema.task,
+        "training rows": f"{schema.rows_learnt:,}",
+        "columns": len(schema),
+        "classes": ", ".join(map(str, schema.classes)) if schema.classes and len(schema.outputs) == 1 else None,
+        "version": (info or {}).get("version"),
+        "alias": (info or {}).get("alias"),
+        "bundle": release.hash[:12],
+    }
+    listed = "".join(
+        f"<tr><th scope=row>{_e(k)}</th><td>{_e(v)}</td></tr>" for k, v in facts.items() if v not in (None, "")
+    )
     table = _without_names(schema).describe().to_html(index=False, border=0)
-    return (f'<div class="da-card"><h2>{_e(release.name)}</h2><table>{listed}</table><h3>Measured on rows that the model had not seen</h3>{measured}'
-            f'<h3>Columns</h3><div class="da-scroll">{table}</div></div>')
+    return (
+        f'<div class="da-card"><h2>{_e(release.name)}</h2><table>{listed}</table><h3>Measured on rows that the '
+        f"model had not seen</h3>{measured}"
+        f'<h3>Columns</h3><div class="da-scroll">{table}</div></div>'
+    )
 
 def _without_names(schema: Schema) -> Schema:
     "The schema without lists of values that could name a person."
-    return replace(schema, columns=tuple(replace(c, categories=None, counts=None, minimum=None, maximum=None) if _names_people(c) else c for c in schema.columns))
+    return replace(
+        schema,
+        columns=tuple(
+            replace(c, categories=None, counts=None, minimum=None, maximum=None) if _names_people(c) else c
+            for c in schema.columns
+        ),
+    )
 
 # %% ../nbs/23_demo.ipynb #a1efd8bc
 CSS = """
@@ -672,14 +894,37 @@ CSS = """
 def page_style() -> dict:
     "What `launch` and `mount_gradio_app` take for the page's looks: system fonts, contrast of at least 4.5 to 1."
     gr = _gradio()
-    plain_fonts, mono = ["system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"], ["ui-monospace", "Menlo", "Consolas", "monospace"]
-    theme = gr.themes.Base(primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="md", font=plain_fonts, font_mono=mono)
-    return dict(css=CSS, theme=theme.set(
-        block_label_text_weight="600", block_title_text_weight="600", block_title_text_color="*body_text_color", block_title_text_color_dark="*body_text_color",
-        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800", button_primary_text_color="white",
-        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_600",
-        color_accent="*primary_700", body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400",
-        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_400"))
+    plain_fonts, mono = (
+        ["system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"],
+        ["ui-monospace", "Menlo", "Consolas", "monospace"],
+    )
+    theme = gr.themes.Base(
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        radius_size="md",
+        font=plain_fonts,
+        font_mono=mono,
+    )
+    return dict(
+        css=CSS,
+        theme=theme.set(
+            block_label_text_weight="600",
+            block_title_text_weight="600",
+            block_title_text_color="*body_text_color",
+            block_title_text_color_dark="*body_text_color",
+            button_primary_background_fill="*primary_700",
+            button_primary_background_fill_hover="*primary_800",
+            button_primary_text_color="white",
+            button_primary_background_fill_dark="*primary_700",
+            button_primary_background_fill_hover_dark="*primary_600",
+            color_accent="*primary_700",
+            body_text_color_subdued="*neutral_600",
+            body_text_color_subdued_dark="*neutral_400",
+            block_info_text_color="*neutral_600",
+            block_info_text_color_dark="*neutral_400",
+        ),
+    )
 
 # %% ../nbs/23_demo.ipynb #702c34da
 def parameter_names(columns: Sequence[str]) -> list[str]:
@@ -687,7 +932,8 @@ def parameter_names(columns: Sequence[str]) -> list[str]:
     out: list[str] = []
     for name in columns:
         new = re.sub(r"\W+", "_", name).strip("_") or "column"
-        if new[0].isdigit() or keyword.iskeyword(new) or new in ("api_name", "fn_index", "result_callbacks", "request"): new = "_" + new
+        if new[0].isdigit() or keyword.iskeyword(new) or new in ("api_name", "fn_index", "result_callbacks", "request"):
+            new = "_" + new
         while new in out: new += "_"
         out.append(new)
     return out
@@ -703,18 +949,33 @@ def api_answer(answer: Mapping) -> dict:
     "The endpoint's answer for one row, with the fields that Gradio's label has."
     value, p = answer["predictions"][0], answer.get("probabilities")
     out = dict(prediction=value, label=str(value) if p else value)
-    if p: out["confidences"] = [dict(label=str(c), confidence=x) for c, x in sorted(zip(answer["classes"], p[0]), key=lambda cp: -cp[1])]
+    if p:
+        out["confidences"] = [
+            dict(label=str(c), confidence=x) for c, x in sorted(zip(answer["classes"], p[0]), key=lambda cp: -cp[1])
+        ]
     return out | dict(answer)
 
 # %% ../nbs/23_demo.ipynb #081e47c3
 class _Page:
     "What the parts of one page share."
-    def __init__(self, predictor: Any, *, title: str | None = None, endpoint: str | None = None, card: bool | Sequence[str] = True):
+
+    def __init__(
+        self,
+        predictor: Any,
+        *,
+        title: str | None = None,
+        endpoint: str | None = None,
+        card: bool | Sequence[str] = True,
+    ):
         self.predictor, self.schema, self.release = predictor, for_people(predictor.schema), _release_of(predictor)
         self.runtime = getattr(predictor, "runtime", None)
         self.name = title or getattr(predictor, "name", None) or "model"
         self.endpoint, self.card = endpoint or (predictor.url if isinstance(predictor, Remote) else None), card
-        self.start, self.within, self.picture = start_values(self.schema), interval_of(self.release), picture_of(self.schema)
+        self.start, self.within, self.picture = (
+            start_values(self.schema),
+            interval_of(self.release),
+            picture_of(self.schema),
+        )
         self.typical = typical_row(self.release) if self.release else None
         self.examples = example_rows(self.release) if self.release else []
         self.private = dict(api_visibility="private")
@@ -752,9 +1013,12 @@ def _predict_parts(page: _Page) -> tuple[Callable, Callable]:
     "The functions behind the page's button and behind `/predict`."
     gr, schema = _gradio(), page.schema
     def show(*values):
-        try: row, answer = page.ask(values)
-        except SchemaError as e: return refusal_html(e), None
-        except Exception as e: return refusal_html(DemoError(_sentence(e))), None  # whatever the model raised: the page says so
+        try:
+            row, answer = page.ask(values)
+        except SchemaError as e:
+            return refusal_html(e), None
+        except Exception as e:
+            return refusal_html(DemoError(_sentence(e))), None  # whatever the model raised: the page says so
         return answer_html(schema, answer, within=page.within, marks=answer.get("marks") or ()), dict(
             id=(answer.get("prediction_ids") or [None])[0], row=row, prediction=answer["predictions"][0])
     def api(*values):
@@ -823,12 +1087,23 @@ def _picture_field(page: _Page):
     scale = max(1, 280 // max(h, w))
     start = [0] * (h * w) if not page.examples else [page.examples[len(page.examples) // 2][c.name] for c in columns]
     field = gr.HTML(
-        start, label="picture", rows=h, columns=w, maximum=max((c.maximum or 0) for c in columns) or 1, js_on_load=PICTURE_JS, elem_id="picture",
-        html_template=f'<canvas width="{w * scale}" height="{h * scale}" tabindex="0" role="application" aria-label="Picture of {h} by {w} pixels: draw with the pointer, '
-                      'or move with the arrow keys and press space"></canvas><p><button class="da-clear" type="button">Clear</button> '
-                      '<button class="da-load" type="button">Load a picture</button><input type="file" accept="image/*" hidden></p>',
-        css_template="canvas {width: min(280px, 100%); image-rendering: pixelated; touch-action: none; border-radius: 8px; border: 1px solid var(--border-color-primary)}"
-                     " button {border: 1px solid var(--border-color-primary); border-radius: 6px; padding: .25rem .7rem; cursor: pointer}")
+        start,
+        label="picture",
+        rows=h,
+        columns=w,
+        maximum=max((c.maximum or 0) for c in columns) or 1,
+        js_on_load=PICTURE_JS,
+        elem_id="picture",
+        html_template=f'<canvas width="{w * scale}" height="{h * scale}" tabindex="0" role="application" '
+        f'aria-label="Picture of {h} by {w} pixels: draw with the pointer, '
+        'or move with the arrow keys and press space"></canvas><p><button class="da-clear" type="button">'
+        "Clear</button> "
+        '<button class="da-load" type="button">Load a picture</button><input type="file" accept="image/*" hidden></p>',
+        css_template="canvas {width: min(280px, 100%); image-rendering: pixelated; touch-action: none; "
+        "border-radius: 8px; border: 1px solid var(--border-color-primary)}"
+        " button {border: 1px solid var(--border-color-primary); border-radius: 6px; padding: .25rem .7rem; "
+        "cursor: pointer}",
+    )
     return field
 
 # %% ../nbs/23_demo.ipynb #20ac3767
@@ -836,7 +1111,10 @@ def _truth_field(schema: Schema):
     "The field for the true value, or None where one field cannot hold it."
     gr = _gradio()
     if len(schema.outputs) > 1: return None
-    if schema.classes: return gr.Dropdown([(str(c), i) for i, c in enumerate(schema.classes)], value=None, label="True value", interactive=True)
+    if schema.classes:
+        return gr.Dropdown(
+            [(str(c), i) for i, c in enumerate(schema.classes)], value=None, label="True value", interactive=True
+        )
     return gr.Number(value=None, label="True value", interactive=True)
 
 def _feedback_part(page: _Page, asked) -> Callable | None:
@@ -858,15 +1136,33 @@ def _feedback_part(page: _Page, asked) -> Callable | None:
     def is_wrong(asked): return give(asked, "Recorded as wrong. What was true?", correct=False), gr.update(visible=True)
     def more(asked, *values):
         true, note = values if truth is not None else (None, values[0])
-        label, note = None if true is None else schema.classes[true] if schema.classes else true, (note or "").strip() or None
-        if label is None and note is None: return _thanks("Choose the true value or write a comment."), gr.update(), gr.update()
+        label, note = (
+            None if true is None else schema.classes[true] if schema.classes else true,
+            (note or "").strip() or None,
+        )
+        if label is None and note is None:
+            return _thanks("Choose the true value or write a comment."), gr.update(), gr.update()
         said = "Thank you: recorded." if label is None else f"Thank you: recorded {shown(label)} as the true value."
-        return give(asked, said, **({} if label is None else dict(label=label)), **({} if note is None else dict(comment=note))), hide, hide
+        return (
+            give(
+                asked,
+                said,
+                **({} if label is None else dict(label=label)),
+                **({} if note is None else dict(comment=note)),
+            ),
+            hide,
+            hide,
+        )
+
     right.click(is_right, [asked], [thanks, details, bar], **page.quiet)
     wrong.click(is_wrong, [asked], [thanks, details], **page.quiet)
     send.click(more, [asked, *([truth] if truth is not None else []), comment], [thanks, details, bar], **page.quiet)
     def ready(asked): return gr.update(visible=bool(asked)), hide, "", *([None] if truth is not None else []), ""
-    return lambda event: event.then(ready, [asked], [bar, details, thanks, *([truth] if truth is not None else []), comment], **page.quiet)
+
+    return lambda event: event.then(
+        ready, [asked], [bar, details, thanks, *([truth] if truth is not None else []), comment], **page.quiet
+    )
+
 
 def _thanks(said: str) -> str: return f'<p role="status">{_e(said)}</p>'
 
@@ -878,9 +1174,18 @@ def _why_part(page: _Page, asked) -> Callable:
     names = [c.name for c in schema.columns if not c.constant and grid_of(c)] if not page.picture else []
     chosen = gr.State(False)  # has the person chosen a column? Until then it is the one that moves the answer most
     with gr.Column(visible=False) as section:
-        which = gr.Dropdown([(n, i) for i, n in enumerate(schema.outputs)], value=0, label="Output", visible=outputs, interactive=True)
+        which = gr.Dropdown(
+            [(n, i) for i, n in enumerate(schema.outputs)], value=0, label="Output", visible=outputs, interactive=True
+        )
         why = gr.HTML("", elem_id="why")
-        column = gr.Dropdown(names, value=names[0] if names else None, label="What if this column changed?", filterable=len(names) > 10, visible=bool(names), interactive=True)
+        column = gr.Dropdown(
+            names,
+            value=names[0] if names else None,
+            label="What if this column changed?",
+            filterable=len(names) > 10,
+            visible=bool(names),
+            interactive=True,
+        )
         curve = gr.HTML("", elem_id="what-if")
     def checked(asked): return {k: v[0] for k, v in page.runtime.schema.check([asked["row"]]).items()}
     def explain(asked, which, chosen):
@@ -898,7 +1203,12 @@ def _why_part(page: _Page, asked) -> Callable:
         except Exception as e: return refusal_html(DemoError(_sentence(e)))
     column.input(lambda: True, None, chosen, **page.quiet)
     column.input(vary, [asked, column, which], curve, **page.quiet)
-    def both(event): return event(explain, [asked, which, chosen], [section, why, column], **page.quiet).then(vary, [asked, column, which], curve, **page.quiet)
+
+    def both(event):
+        return event(explain, [asked, which, chosen], [section, why, column], **page.quiet).then(
+            vary, [asked, column, which], curve, **page.quiet
+        )
+
     both(which.input)
     return lambda event: both(event.then)
 
@@ -908,20 +1218,32 @@ def _heat_html(page: _Page, what: str, is_number: bool, here: Any, found: Sequen
     h, w = page.picture
     top = max((abs(e["change"]) for e in found), default=0) or 1
     spot = {e["column"]: e["change"] / top for e in found}
-    cells = "".join(f'<rect x="{k % w}" y="{k // w}" width="1.02" height="1.02" fill="{"var(--color-accent)" if spot.get(n, 0) > 0 else "#c4320a"}" opacity="{abs(spot.get(n, 0)):.2f}"/>'
-                    for k, n in enumerate(page.schema.names) if abs(spot.get(n, 0)) > 0.02)
-    return (f'<section class="da-why"><h3>Why: {_e(what)}</h3><svg viewBox="0 0 {w} {h}" role="img" aria-label="pixels that matter" style="width:min(200px,100%);'
-            f'border:1px solid var(--border-color-primary)">{cells}</svg><p class="da-note">Green pixels raise it and red ones lower it, each compared with its typical value alone.</p></section>')
+    cells = "".join(
+        f'<rect x="{k % w}" y="{k // w}" width="1.02" height="1.02" '
+        f'fill="{"var(--color-accent)" if spot.get(n, 0) > 0 else "#c4320a"}" '
+        f'opacity="{abs(spot.get(n, 0)):.2f}"/>'
+        for k, n in enumerate(page.schema.names)
+        if abs(spot.get(n, 0)) > 0.02
+    )
+    return (
+        f'<section class="da-why"><h3>Why: {_e(what)}</h3><svg viewBox="0 0 {w} {h}" role="img" '
+        f'aria-label="pixels that matter" style="width:min(200px,100%);'
+        f'border:1px solid var(--border-color-primary)">{cells}</svg><p class="da-note">Green pixels raise it '
+        f"and red ones lower it, each compared with its typical value alone.</p></section>"
+    )
 
 # %% ../nbs/23_demo.ipynb #9803d9a8
 def _predict_tab(page: _Page) -> None:
-    gr, schema = _gradio(), page.schema
+    gr = _gradio()
     asked, result = gr.State(None), gr.JSON(visible=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
             _input_part(page)
             with gr.Row():
-                go, reset = gr.Button("Predict", variant="primary", scale=2, min_width=120), gr.Button("Reset", scale=1, min_width=80)
+                go, reset = (
+                    gr.Button("Predict", variant="primary", scale=2, min_width=120),
+                    gr.Button("Reset", scale=1, min_width=80),
+                )
         with gr.Column(scale=2, min_width=300):
             answer = gr.HTML('<section class="da-empty">The answer appears here.</section>', elem_id="answer")
             followers = [_feedback_part(page, asked)] if _takes_feedback(page.predictor) else []
@@ -931,7 +1253,16 @@ def _predict_tab(page: _Page) -> None:
     def wire(event):
         for follow in followers: follow(event)
     lines = [f for f in page.inputs if isinstance(f, gr.Number) or (isinstance(f, gr.Textbox) and f.lines == 1)]
-    wire(gr.on([go.click, *(f.submit for f in lines)], show, page.inputs, [answer, asked], show_progress_on=answer, **page.private))
+    wire(
+        gr.on(
+            [go.click, *(f.submit for f in lines)],
+            show,
+            page.inputs,
+            [answer, asked],
+            show_progress_on=answer,
+            **page.private,
+        )
+    )
     gr.Button(visible=False).click(api, page.fields, result, api_name="predict")
     reset.click(lambda: page.fill(page.start), None, page.inputs, **page.quiet)
     if table is not None:
@@ -944,18 +1275,37 @@ def _example_table(page: _Page):
     gr = _gradio()
     if page.picture:
         texts = [_thumb(page, row) for row in page.examples]
-        return gr.Dataset(components=["html"], samples=[[t] for t in texts], type="index", label="Real rows to try", headers=["picture"])
+        return gr.Dataset(
+            components=["html"],
+            samples=[[t] for t in texts],
+            type="index",
+            label="Real rows to try",
+            headers=["picture"],
+        )
     names = [n for n in page.order if n in page.examples[0]][:10]
     with gr.Column(elem_classes="da-examples"):
-        return gr.Dataset(components=["textbox"] * len(names), headers=names, type="index", label="Real rows to try", layout="table",
-                          samples=[[shown(row[n]) for n in names] for row in page.examples])
+        return gr.Dataset(
+            components=["textbox"] * len(names),
+            headers=names,
+            type="index",
+            label="Real rows to try",
+            layout="table",
+            samples=[[shown(row[n]) for n in names] for row in page.examples],
+        )
 
 def _thumb(page: _Page, row: Mapping) -> str:
     h, w = page.picture
     top = max((c.maximum or 0) for c in page.schema.columns) or 1
-    cells = "".join(f'<rect x="{k % w}" y="{k // w}" width="1.05" height="1.05" fill="#fff" opacity="{min(max(row[n] / top, 0), 1):.2f}"/>'
-                    for k, n in enumerate(page.schema.names) if row[n] > 0)
-    return f'<svg viewBox="0 0 {w} {h}" width="56" height="56" role="img" aria-label="a picture" style="background:#000;border-radius:4px">{cells}</svg>'
+    cells = "".join(
+        f'<rect x="{k % w}" y="{k // w}" width="1.05" height="1.05" fill="#fff" '
+        f'opacity="{min(max(row[n] / top, 0), 1):.2f}"/>'
+        for k, n in enumerate(page.schema.names)
+        if row[n] > 0
+    )
+    return (
+        f'<svg viewBox="0 0 {w} {h}" width="56" height="56" role="img" aria-label="a picture" '
+        f'style="background:#000;border-radius:4px">{cells}</svg>'
+    )
 
 # %% ../nbs/23_demo.ipynb #2250b60c
 def link_to(
@@ -967,6 +1317,7 @@ def link_to(
     hidden = {c.name for c in schema.columns if c.sensitivity or c.policy != "keep"}
     kept = {k: v for k, v in row.items() if k not in hidden}
     return f"{page_url.split('?')[0].split('#')[0]}?inputs={quote(json.dumps(kept, ensure_ascii=False, separators=(',', ':')))}"
+
 
 def linked_row(
     schema: Schema,
@@ -1016,33 +1367,63 @@ _LABELS_JS = """() => { const name = () => document.querySelectorAll('.da-fields
 # %% ../nbs/23_demo.ipynb #a32fd07f
 def _table_tab(page: _Page) -> None:
     gr, schema = _gradio(), page.schema
-    gr.HTML(f'<p class="da-note">CSV or Parquet with the column{"s" if len(schema) > 1 else ""} {_e(", ".join(schema.names[:12]))}{" …" if len(schema) > 12 else ""}; '
-            f'up to {MOST_BATCH_ROWS:,} rows. The table comes back with a prediction for each good row and a sentence for each bad one.</p>')
+    gr.HTML(
+        f'<p class="da-note">CSV or Parquet with the column{"s" if len(schema) > 1 else ""} '
+        f"{_e(', '.join(schema.names[:12]))}{' …' if len(schema) > 12 else ''}; "
+        f"up to {MOST_BATCH_ROWS:,} rows. The table comes back with a prediction for each good row and a "
+        f"sentence for each bad one.</p>"
+    )
     file = gr.File(label="Table", file_types=[".csv", ".parquet", ".pq"], type="filepath", height=140)
     go = gr.Button("Predict the table", variant="primary")
     said = gr.HTML("", elem_id="table-said")
     back = gr.File(label="The table with predictions", visible=False, interactive=False)
     head = gr.Dataframe(label="First rows", visible=False, interactive=False, max_height=360, max_chars=60)
     def run(path, progress=gr.Progress()):
-        if not path: return refusal_html(DemoError("Choose a file first.")), gr.update(visible=False), gr.update(visible=False)
-        try: out, wrong, unknown = predict_table(page.predictor, path, lambda done, n: progress((done, n), unit="rows"))
-        except SchemaError as e: return refusal_html(e), gr.update(visible=False), gr.update(visible=False)
-        except Exception as e: return refusal_html(DemoError(_sentence(e))), gr.update(visible=False), gr.update(visible=False)
+        if not path:
+            return refusal_html(DemoError("Choose a file first.")), gr.update(visible=False), gr.update(visible=False)
+        try:
+            out, wrong, unknown = predict_table(page.predictor, path, lambda done, n: progress((done, n), unit="rows"))
+        except SchemaError as e:
+            return refusal_html(e), gr.update(visible=False), gr.update(visible=False)
+        except Exception as e:
+            return refusal_html(DemoError(_sentence(e))), gr.update(visible=False), gr.update(visible=False)
         to = Path(tempfile.mkdtemp(dir=_files_folder())) / f"{Path(path).stem}-predictions{Path(path).suffix.lower()}"
         out.to_parquet(to, index=False) if to.suffix in (".parquet", ".pq") else out.to_csv(to, index=False)
-        return table_html(len(out), wrong, unknown, to.suffix == ".csv"), gr.update(value=str(to), visible=True), gr.update(value=out.head(50), visible=True)
+        return (
+            table_html(len(out), wrong, unknown, to.suffix == ".csv"),
+            gr.update(value=str(to), visible=True),
+            gr.update(value=out.head(50), visible=True),
+        )
+
     go.click(run, file, [said, back, head], show_progress_on=said, **page.private)
 
 # %% ../nbs/23_demo.ipynb #2a9d390a
 def table_html(rows: int, wrong: Sequence[Mapping], unknown: Sequence[str], csv: bool, most: int = 50) -> str:
     "What became of a table."
     bad = len({x["row"] for x in wrong})
-    parts = [f"<p role='status'><b>{rows - bad:,} of {rows:,} rows predicted.</b>{f' {bad:,} rows have something wrong:' if bad else ''}</p>"]
+    parts = [
+        f"<p role='status'><b>{rows - bad:,} of {rows:,} rows predicted.</b>"
+        f"{f' {bad:,} rows have something wrong:' if bad else ''}</p>"
+    ]
     if wrong:
         place = (lambda r: f"line {r + 2}") if csv else (lambda r: f"row {r + 1}")
-        parts.append("<ul class='da-marks'>" + "".join(f"<li>{place(x['row'])}, <b>{_e(x['column'])}</b>: got {_e(x['got'])}, expected {_e(x['expected'])}</li>" for x in wrong[:most]) + "</ul>")
-        if len(wrong) > most: parts.append(f"<p>and {len(wrong) - most:,} more, each named in the column <code>problem</code> of the table</p>")
-    if unknown: parts.append(f"<p class='da-note'>Not used by the model and left as they are: {_e(', '.join(unknown[:20]))}</p>")
+        parts.append(
+            "<ul class='da-marks'>"
+            + "".join(
+                f"<li>{place(x['row'])}, <b>{_e(x['column'])}</b>: got {_e(x['got'])}, expected "
+                f"{_e(x['expected'])}</li>"
+                for x in wrong[:most]
+            )
+            + "</ul>"
+        )
+        if len(wrong) > most:
+            parts.append(
+                f"<p>and {len(wrong) - most:,} more, each named in the column <code>problem</code> of the table</p>"
+            )
+    if unknown:
+        parts.append(
+            f"<p class='da-note'>Not used by the model and left as they are: {_e(', '.join(unknown[:20]))}</p>"
+        )
     return "".join(parts)
 
 # %% ../nbs/23_demo.ipynb #ad79e42f
@@ -1051,7 +1432,8 @@ _ours: str | None = None
 def _files_folder() -> str:
     "Where Gradio keeps uploads and results for at most an hour: below the home folder, unless GRADIO_TEMP_DIR says otherwise."
     global _ours
-    if os.environ.get("GRADIO_TEMP_DIR") in (None, "", _ours): os.environ["GRADIO_TEMP_DIR"] = _ours = str(home_folder() / "demo")
+    if os.environ.get("GRADIO_TEMP_DIR") in (None, "", _ours):
+        os.environ["GRADIO_TEMP_DIR"] = _ours = str(home_folder() / "demo")
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder)
@@ -1065,26 +1447,32 @@ def _api_tab(page: _Page, tab) -> None:
     def write(here, *values):
         at = (here or "").split("?")[0].split("#")[0].rstrip("/")
         endpoint = urljoin(at + "/", page.endpoint).rstrip("/") if page.endpoint else None
-        return list(snippets(page.row(values), page=at, endpoint=endpoint, key=bool(getattr(page.predictor, "key", None))).values())
+        return list(
+            snippets(
+                page.row(values), page=at, endpoint=endpoint, key=bool(getattr(page.predictor, "key", None))
+            ).values()
+        )
+
     tab.select(write, [here, *page.inputs], boxes, js=_HERE, **page.quiet)
 
 def _card_tab(page: _Page, tab) -> None:
     gr = _gradio()
     box = gr.HTML("")
     def write(request):
-        if page.card is not True and getattr(request, "username", None) not in page.card: return "<p>The model card is not shown to this user.</p>"
+        if page.card is not True and getattr(request, "username", None) not in page.card:
+            return "<p>The model card is not shown to this user.</p>"
         return card_html(page.release, getattr(page.predictor, "info", None))
     write.__annotations__["request"] = gr.Request
     tab.select(write, None, box, **page.quiet)
 
 # %% ../nbs/23_demo.ipynb #5dc3edb2
 def build_demo(
-    predictor: Any,              # see `predictor_for`
+    predictor: Any,  # see `predictor_for`
     *,
-    title: str | None = None,    # the page's heading; the model's name by default
+    title: str | None = None,  # the page's heading; the model's name by default
     endpoint: str | None = None,  # the HTTP endpoint that the API tab shows; ".." when the page is mounted below it
     card: bool | Sequence[str] = True,  # show the model card: to all, to nobody, or to these users
-):                               # gradio.Blocks: `launch(**page_style())` it, or mount it with `mount_gradio_app(..., **page_style())`
+):  # gradio.Blocks: `launch(**page_style())` it, or mount it with `mount_gradio_app(..., **page_style())`
     "The demo page, not started."
     gr = _gradio()
     page = _Page(predictor, title=title, endpoint=endpoint, card=card)
@@ -1097,20 +1485,32 @@ def build_demo(
             with gr.Tab("API") as tab: _api_tab(page, tab)
             if page.release and card:
                 with gr.Tab("Model card") as tab: _card_tab(page, tab)
-        if _takes_feedback(predictor): gr.HTML('<p class="da-note">What is entered here is kept in the prediction log, marked as demo.</p>')
+        if _takes_feedback(predictor):
+            gr.HTML('<p class="da-note">What is entered here is kept in the prediction log, marked as demo.</p>')
         _load_part(page, blocks)
     return blocks
 
 def _head(page: _Page) -> str:
     schema, release = page.schema, page.release
-    kind = {"classification": f"predicts one of {len(schema.classes or ())} classes", "regression": "predicts a number",
-            "multioutput-regression": f"predicts {len(schema.outputs)} numbers", "multioutput-classification": f"predicts {len(schema.outputs)} labels",
-            "clustering": "assigns a cluster", "anomaly": "tells normal (1) from unusual (-1)"}[schema.task]
-    facts = f"{kind} from " + (f"a picture of {page.picture[0]} by {page.picture[1]} pixels" if page.picture else f"{len(schema)} column{'s' if len(schema) > 1 else ''}")
+    kind = {
+        "classification": f"predicts one of {len(schema.classes or ())} classes",
+        "regression": "predicts a number",
+        "multioutput-regression": f"predicts {len(schema.outputs)} numbers",
+        "multioutput-classification": f"predicts {len(schema.outputs)} labels",
+        "clustering": "assigns a cluster",
+        "anomaly": "tells normal (1) from unusual (-1)",
+    }[schema.task]
+    facts = f"{kind} from " + (
+        f"a picture of {page.picture[0]} by {page.picture[1]} pixels"
+        if page.picture
+        else f"{len(schema)} column{'s' if len(schema) > 1 else ''}"
+    )
     name = next((k for k in ("roc_auc", "accuracy", "mae") if release and k in release.metrics), None)
     if name and release.metrics[name]["value"] is not None:
         m = release.metrics[name]
-        facts += f" · {name} {_n(m['value'])} on {m['n']:,} held-out rows (95% interval {_n(m['low'])} to {_n(m['high'])})"
+        facts += (
+            f" · {name} {_n(m['value'])} on {m['n']:,} held-out rows (95% interval {_n(m['low'])} to {_n(m['high'])})"
+        )
     return f"<h1>{_e(page.name)}</h1><p>{_e(facts)}</p>"
 
 # %% ../nbs/23_demo.ipynb #9e811e9b
@@ -1122,13 +1522,21 @@ def _free_port(host: str, wanted: int) -> int:
             try: s.bind((host, port))
             except OSError: continue
             return s.getsockname()[1]
-    raise DemoError(f"port: {wanted} to {wanted + 99} are all in use, expected a free one: pass another port, or 0 for any")
+    raise DemoError(
+        f"port: {wanted} to {wanted + 99} are all in use, expected a free one: pass another port, or 0 for any"
+    )
 
 # %% ../nbs/23_demo.ipynb #d9449df5
 class Demo:
     "A running demo: `.url`, `.share_url` (or None), `.stop()`; also a context manager."
     def __init__(self, blocks: Any, url: str, share_url: str | None, notes: Sequence[str] = (), log: Any = None):
-        self.blocks, self.url, self.share_url, self.notes, self._log = blocks, url.rstrip("/"), share_url, list(notes), log
+        self.blocks, self.url, self.share_url, self.notes, self._log = (
+            blocks,
+            url.rstrip("/"),
+            share_url,
+            list(notes),
+            log,
+        )
 
     @property
     def is_running(self) -> bool: return bool(self.blocks.is_running)
@@ -1143,13 +1551,20 @@ class Demo:
 
     def __enter__(self): return self
     def __exit__(self, *error): self.stop()
-    def __repr__(self) -> str: return "\n".join([f"Demo at {self.share_url or self.url}" + ("" if self.is_running else " (stopped)"), *self.notes])
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            [f"Demo at {self.share_url or self.url}" + ("" if self.is_running else " (stopped)"), *self.notes]
+        )
 
     def _repr_html_(self) -> str:
         if not self.is_running: return "<p>The demo was stopped.</p>"
         link, notes = _e(self.share_url or self.url), "".join(f"<p>{_e(n)}</p>" for n in self.notes)
-        return (f'{notes}<p><a href="{link}" target="_blank" rel="noopener">{link}</a></p>'
-                f'<iframe src="{link}" title="demo" width="100%" height="720" style="border:1px solid #8884;border-radius:8px"></iframe>')
+        return (
+            f'{notes}<p><a href="{link}" target="_blank" rel="noopener">{link}</a></p>'
+            f'<iframe src="{link}" title="demo" width="100%" height="720" style="border:1px solid #8884;'
+            f'border-radius:8px"></iframe>'
+        )
 
 # %% ../nbs/23_demo.ipynb #9f2b51a5
 def demo(
@@ -1165,19 +1580,46 @@ def demo(
 ) -> Demo:
     "Start the demo page in the background and give its link."
     predictor = predictor_for(what, log, key)
-    try: blocks = build_demo(predictor, **options)
+    try:
+        blocks = build_demo(predictor, **options)
     except TypeError as e:
-        if "build_demo()" not in str(e): raise
-        raise ConfigError(f"demo: {str(e).split('build_demo() ')[-1]}; expected options: title, endpoint, card") from None
+        if "build_demo()" not in str(e):
+            raise
+        raise ConfigError(
+            f"demo: {str(e).split('build_demo() ')[-1]}; expected options: title, endpoint, card"
+        ) from None
     found, notes = _free_port(host, port), []
     if port and found != port: notes.append(f"Port {port} is in use: the demo took {found}.")
     with _local_without_proxy(), contextlib.redirect_stdout(io.StringIO()):
-        try: _, url, share_url = blocks.queue(default_concurrency_limit=4).launch(
-            server_name=host, server_port=found, share=share, auth=auth, prevent_thread_lock=True, quiet=True, inline=False, run_history=False,
-            footer_links=[], enable_monitoring=False, ssr_mode=False, max_file_size="100mb", mcp_server=False, **page_style())
-        except OSError as e: raise DemoError(f"the demo did not start on {host}:{found}: {e}") from e
-    if share and not share_url: notes.append("No public link could be made (Gradio's share server is out of reach): the local link works.")
-    return Demo(blocks, url, share_url, notes, log=getattr(predictor, "log", None) if predictor is not what and not hasattr(log, "append") else None)
+        try:
+            _, url, share_url = blocks.queue(default_concurrency_limit=4).launch(
+                server_name=host,
+                server_port=found,
+                share=share,
+                auth=auth,
+                prevent_thread_lock=True,
+                quiet=True,
+                inline=False,
+                run_history=False,
+                footer_links=[],
+                enable_monitoring=False,
+                ssr_mode=False,
+                max_file_size="100mb",
+                mcp_server=False,
+                **page_style(),
+            )
+        except OSError as e:
+            raise DemoError(f"the demo did not start on {host}:{found}: {e}") from e
+    if share and not share_url:
+        notes.append("No public link could be made (Gradio's share server is out of reach): the local link works.")
+    return Demo(
+        blocks,
+        url,
+        share_url,
+        notes,
+        log=getattr(predictor, "log", None) if predictor is not what and not hasattr(log, "append") else None,
+    )
+
 
 @contextlib.contextmanager
 def _local_without_proxy():

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special, stats
 
 from .errors import SchemaError
-from .profile import GROUPS, Joint, Names, Numbers, Profile, as_numbers, quantile
+from .profile import Joint, Names, Numbers, as_numbers, quantile
 
 # %% ../nbs/04_drift.ipynb #1ec34318
 EPSILON = 1e-4
@@ -192,7 +192,16 @@ class Drift:
 def _legendre(u: np.ndarray) -> np.ndarray:
     "(groups, 4) orthonormal polynomials on [0, 1]."
     t = 2 * u - 1
-    return np.stack([np.sqrt(3) * t, np.sqrt(5) * (1.5 * t**2 - .5), np.sqrt(7) * (2.5 * t**3 - 1.5 * t), 3 * (4.375 * t**4 - 3.75 * t**2 + .375)], 1)
+    return np.stack(
+        [
+            np.sqrt(3) * t,
+            np.sqrt(5) * (1.5 * t**2 - 0.5),
+            np.sqrt(7) * (2.5 * t**3 - 1.5 * t),
+            3 * (4.375 * t**4 - 3.75 * t**2 + 0.375),
+        ],
+        1,
+    )
+
 
 def _smooth(a: np.ndarray, b: np.ndarray) -> list[float]:
     "p-values of a move, a widening, and any change of shape, from (groups,) counts."
@@ -224,7 +233,11 @@ def _bin_map(base: np.ndarray) -> np.ndarray:
     "(groups,) bin of each group: value by value up to 20, else deciles."
     held = base > 0
     if held.sum() <= 20:
-        return np.minimum(np.r_[0, np.cumsum(held)[:-1]], max(held.sum() - 1, 0)) if held.sum() > 1 else np.arange(len(base))
+        return (
+            np.minimum(np.r_[0, np.cumsum(held)[:-1]], max(held.sum() - 1, 0))
+            if held.sum() > 1
+            else np.arange(len(base))
+        )
     cum = np.cumsum(base) - base / 2
     return np.unique(np.minimum((cum / max(base.sum(), 1e-300) * 10).astype(int), 9), return_inverse=True)[1]
 
@@ -255,7 +268,10 @@ def compare_numbers(
     d = Drift(column, "number")
     def look(p): 
         q = quantile(p, [.05, .25, .5, .75, .95])
-        return dict(n=p.n, mean=p.mean, sd=p.sd, min=p.min, max=p.max, p05=q[0], p25=q[1], median=q[2], p75=q[3], p95=q[4])
+        return dict(
+            n=p.n, mean=p.mean, sd=p.sd, min=p.min, max=p.max, p05=q[0], p25=q[1], median=q[2], p75=q[3], p95=q[4]
+        )
+
     d.before, d.after = look(base), look(cur)
     at = _bin_map(b)
     k = int(at.max()) + 1
@@ -344,19 +360,45 @@ LIMITS = dict(
 )
 
 # %% ../nbs/04_drift.ipynb #dba02c24
-UNITS = {1000.: "x1000", 100.: "x100", 10.: "x10", 1e6: "x1,000,000", 1e9: "x1e9", 1e4: "x10,000", 60.: "x60", 3600.: "x3600", 24.: "x24", 1024.: "x1024",
-         86_400.: "x86,400", 12.: "x12", 18.0156: "mmol/l to mg/dl (glucose)", 88.42: "mg/dl to µmol/l (creatinine)",
-         38.67: "mmol/l to mg/dl (cholesterol)", 28.3495: "oz to g", 25.4: "inch to mm"}
-SMALL_UNITS = {2.20462: "kg to lb", 2.54: "inch to cm", 3.28084: "m to ft", 1.60934: "miles to km", 7.50062: "kPa to mmHg",
-               4.184: "cal to J", 6.89476: "psi to kPa"}
+UNITS = {
+    1000.0: "x1000",
+    100.0: "x100",
+    10.0: "x10",
+    1e6: "x1,000,000",
+    1e9: "x1e9",
+    1e4: "x10,000",
+    60.0: "x60",
+    3600.0: "x3600",
+    24.0: "x24",
+    1024.0: "x1024",
+    86_400.0: "x86,400",
+    12.0: "x12",
+    18.0156: "mmol/l to mg/dl (glucose)",
+    88.42: "mg/dl to µmol/l (creatinine)",
+    38.67: "mmol/l to mg/dl (cholesterol)",
+    28.3495: "oz to g",
+    25.4: "inch to mm",
+}
+SMALL_UNITS = {
+    2.20462: "kg to lb",
+    2.54: "inch to cm",
+    3.28084: "m to ft",
+    1.60934: "miles to km",
+    7.50062: "kPa to mmHg",
+    4.184: "cal to J",
+    6.89476: "psi to kPa",
+}
 
 def _ks_p(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     d = ks_statistic(a, b)
     return d, float(stats.kstwobign.sf(np.sqrt(len(a) * len(b) / (len(a) + len(b))) * d))
 
 def _factors(positive: bool) -> list[tuple[float, str]]:
-    out = [(f, s) for f, s in UNITS.items()] + [(1 / f, f"1/{s[1:]}" if s[0] == "x" else f"back from {s}") for f, s in UNITS.items()]
-    if positive: out += [(f, s) for f, s in SMALL_UNITS.items()] + [(1 / f, f"back from {s}") for f, s in SMALL_UNITS.items()]
+    out = [(f, s) for f, s in UNITS.items()] + [
+        (1 / f, f"1/{s[1:]}" if s[0] == "x" else f"back from {s}") for f, s in UNITS.items()
+    ]
+    if positive:
+        out += [(f, s) for f, s in SMALL_UNITS.items()] + [(1 / f, f"back from {s}") for f, s in SMALL_UNITS.items()]
     return out
 
 def find_unit(
@@ -392,7 +434,8 @@ def _part_up(base: Numbers, cur: Numbers, B: np.ndarray):
         kb = kb[(kb < low) | (kb > high)]
         if len(kb) < .2 * len(B) or len(out) < 5 and f < 100: continue
         d, p = _ks_p(kb, out)
-        if p > (.03 if len(out) >= 8 else .1) and (best is None or p > best[0]): best = (p, f, k / max(cur.n, 1) * len(B) / len(kb))
+        if p > (0.03 if len(out) >= 8 else 0.1) and (best is None or p > best[0]):
+            best = (p, f, k / max(cur.n, 1) * len(B) / len(kb))
     inside = np.sort(cur.sample[(cur.sample >= low) & (cur.sample <= high)])
     if best is None or len(inside) and _ks_p(B, inside)[1] < 1e-3: return None
     return best[1], UNITS[best[1]], min(1.0, best[2]), beyond_p(k, base.n, cur.n)
@@ -411,7 +454,8 @@ def _part_down(B: np.ndarray, C: np.ndarray):
         if p > 1e-4 or kc / len(C) - kb / len(B) < .01 or len(np.unique(C[here])) < min(5, kc): continue
         d, fit = _ks_p(b0, C[here] * f)
         if len(rest := C[~here]) > 5 and _ks_p(B[np.abs(B) > edge], rest)[1] < 1e-3: continue
-        if fit > (.01 if kc > 20 else .05) and (best is None or fit > best[0]): best = (fit, f, kc / len(C) - kb / len(B), p)
+        if fit > (0.01 if kc > 20 else 0.05) and (best is None or fit > best[0]):
+            best = (fit, f, kc / len(C) - kb / len(B), p)
     return (1 / best[1], f"1/{UNITS[best[1]][1:]}", best[2], best[3]) if best else None
 
 # %% ../nbs/04_drift.ipynb #6b0cafc8
@@ -464,7 +508,9 @@ def suspects_numbers(
     done = False
     if stuck:
         v, share, p = stuck
-        out.append(Suspect("stuck", column, share, p, share / lim["stuck"], dict(value=v, share=cur.mode_count / cur.n)))
+        out.append(
+            Suspect("stuck", column, share, p, share / lim["stuck"], dict(value=v, share=cur.mode_count / cur.n))
+        )
         if p < 1e-3 and share >= lim["stuck"]:
             at = int(base.grid.group_of()[base.grid.place(np.array([v]))[0]])
             left[at] = max(0.0, left[at] - share * cur.n)
@@ -486,7 +532,24 @@ def suspects_numbers(
             done = part >= 1 or f < 1
         else:
             seen = (min(cur.min, np.inf), cur.max)
-            out.append(Suspect("range", column, share, p, share / lim["range"], dict(low=base.grid.low, high=base.grid.high, min=seen[0], max=seen[1], below=cur.below, above=cur.above, infinite=cur.infinite)))
+            out.append(
+                Suspect(
+                    "range",
+                    column,
+                    share,
+                    p,
+                    share / lim["range"],
+                    dict(
+                        low=base.grid.low,
+                        high=base.grid.high,
+                        min=seen[0],
+                        max=seen[1],
+                        below=cur.below,
+                        above=cur.above,
+                        infinite=cur.infinite,
+                    ),
+                )
+            )
         if p < 1e-3 or unit:
             left[0] = max(0.0, left[0] - cur.below)
             left[-1] = max(0.0, left[-1] - cur.above)
@@ -514,7 +577,16 @@ def suspects_names(
     usual = stats.chi2.ppf(.98, 2 * (base.once + 1)) / 2 / base.n  # upper limit of the share of names never seen
     p = float(stats.binom.sf(k - 1, round(cur.n), min(1.0, usual))) if k else 1.0
     share = max(0.0, k / cur.n - base.once / base.n)
-    out.append(Suspect("unseen", column, share, p, share / lim["unseen"], dict(names=sorted(new, key=lambda v: -new[v])[:5], rows=k)))
+    out.append(
+        Suspect(
+            "unseen",
+            column,
+            share,
+            p,
+            share / lim["unseen"],
+            dict(names=sorted(new, key=lambda v: -new[v])[:5], rows=k),
+        )
+    )
     top = max(cur.counts, key=cur.counts.get)
     now, was = cur.counts[top] / cur.n, base.counts.get(top, 0) / base.n
     if now >= .98 and was and now - was >= .1:
@@ -554,7 +626,16 @@ def joint_suspects(
     far = float(np.sqrt(max(0.0, d @ d - q / N)))
     most = [cols[i] for i in np.argsort(-np.abs(d))]
     most = list(dict.fromkeys(most))
-    out.append(Suspect("joint", None, float(2 * stats.norm.cdf(far / 2) - 1), p, min(far / lim["joint"], far / np.sqrt(q) / lim["joint_mean"]), dict(what="means", distance=far, columns=most[:5], moves={c: float(v) for c, v in zip(cols, d)})))
+    out.append(
+        Suspect(
+            "joint",
+            None,
+            float(2 * stats.norm.cdf(far / 2) - 1),
+            p,
+            min(far / lim["joint"], far / np.sqrt(q) / lim["joint_mean"]),
+            dict(what="means", distance=far, columns=most[:5], moves={c: float(v) for c, v in zip(cols, d)}),
+        )
+    )
     i, k = np.triu_indices(q, 1)
     other = np.array([cols[a] != cols[b] for a, b in zip(i, k)])
     i, k = i[other], k[other]
@@ -567,5 +648,14 @@ def joint_suspects(
     big = np.abs(rb - ra)
     w = int(np.argmax(np.where(big >= lim["correlation"], np.abs(z), 0)))
     pz = float(min(1.0, 2 * stats.norm.sf(abs(z[w])) * len(z)))
-    out.append(Suspect("joint", None, float(big[w] / 2), pz, float(big[w] / lim["correlation"]), dict(what="correlation", columns=[cols[i[w]], cols[k[w]]], before=float(ra[w]), after=float(rb[w]))))
+    out.append(
+        Suspect(
+            "joint",
+            None,
+            float(big[w] / 2),
+            pz,
+            float(big[w] / lim["correlation"]),
+            dict(what="correlation", columns=[cols[i[w]], cols[k[w]]], before=float(ra[w]), after=float(rb[w])),
+        )
+    )
     return out

@@ -154,8 +154,19 @@ def read_records(
 
 # %% ../nbs/13_predictions.ipynb #fa2080bf
 OURS = ("prediction_id", "time", "model", "version", "alias", "source", "prediction", "score", "latency_ms", "label")
-_FIXED = ("prediction_id", "time", "version", "model_id", "alias", "source", "subject", "prediction", "score", "probabilities",
-          "latency_ms")
+_FIXED = (
+    "prediction_id",
+    "time",
+    "version",
+    "model_id",
+    "alias",
+    "source",
+    "subject",
+    "prediction",
+    "score",
+    "probabilities",
+    "latency_ms",
+)
 
 def _tame(name: str, most: int = 40) -> str:
     "A name in lower-case letters, digits and underscores."
@@ -197,7 +208,10 @@ def _stored_as(column: Any) -> str:
     if column.type == "datetime":
         dtype = getattr(column, "dtype", "")
         return "time" if "," in dtype or "tz=" in dtype else "naive"
-    return {"list": "json"}.get(column.type, column.type if column.type in ("integer", "float", "boolean", "date") else "text")
+    return {"list": "json"}.get(
+        column.type, column.type if column.type in ("integer", "float", "boolean", "date") else "text"
+    )
+
 
 def _kind_of(values: Iterable) -> str:
     "How labels such as `values` are stored: by their common type."
@@ -237,8 +251,10 @@ def _plain(v: Any) -> Any:
 # %% ../nbs/13_predictions.ipynb #7d7c275d
 def _lock(fd: int) -> bool:
     "Take the lock of an open file, without waiting; True when it is ours now."
-    try: import fcntl
-    except ImportError: raise LogError(f"the spool needs file locks as Linux, macOS and WSL have them, got {os.name}") from None
+    try:
+        import fcntl
+    except ImportError:
+        raise LogError(f"the spool needs file locks as Linux, macOS and WSL have them, got {os.name}") from None
     try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError: return False
     return True
@@ -484,15 +500,29 @@ class _Chunk:
 # %% ../nbs/13_predictions.ipynb #ac5272ce
 def _add_batch(self: _Chunk, record: list, offset: int) -> None:
     "Append a batch's columns to its table's."
-    table, ids, when, version, model_id, alias, source, predictions, probabilities, scores, ms, subjects, columns = record
+    table, ids, when, version, model_id, alias, source, predictions, probabilities, scores, ms, subjects, columns = (
+        record
+    )
     n, lay = len(ids), self.layouts[table]
     to = self.rows.get(table)
     if to is None: to = self.rows[table] = [[] for _ in range(len(_FIXED) + len(columns))]; self.where[table] = []
     self.where[table].append((len(to[0]), offset))
     if scores is None and probabilities is not None:
         scores = [_score(y, p, lay["classes"]) for y, p in zip(predictions, probabilities)]
-    parts = (ids, when if isinstance(when, list) else [when] * n, [version] * n, [model_id] * n, [alias] * n, [source] * n,
-             subjects, predictions, scores, probabilities, [ms] * n, *columns)
+    parts = (
+        ids,
+        when if isinstance(when, list) else [when] * n,
+        [version] * n,
+        [model_id] * n,
+        [alias] * n,
+        [source] * n,
+        subjects,
+        predictions,
+        scores,
+        probabilities,
+        [ms] * n,
+        *columns,
+    )
     for have, values in zip(to, parts): have += [None] * n if values is None else values
     self.predictions += n
 
@@ -527,8 +557,15 @@ def _predictions_table(lay: dict, rows: list, wrong: list) -> "pa.Table":
 # %% ../nbs/13_predictions.ipynb #9cddee1f
 _SQL_TYPES = {
     "sqlite": dict(integer="INTEGER", float="REAL", boolean="INTEGER", time="INTEGER", naive="INTEGER", text="TEXT"),
-    "postgresql": dict(integer="BIGINT", float="DOUBLE PRECISION", boolean="BOOLEAN", time="TIMESTAMPTZ", naive="TIMESTAMP",
-                       text="TEXT", key='TEXT COLLATE "C"'),
+    "postgresql": dict(
+        integer="BIGINT",
+        float="DOUBLE PRECISION",
+        boolean="BOOLEAN",
+        time="TIMESTAMPTZ",
+        naive="TIMESTAMP",
+        text="TEXT",
+        key='TEXT COLLATE "C"',
+    ),
 }
 _TABLES: dict[str, dict[str, str]] = {  # the shared tables; the first column is the key
     "log_tables": dict(name="key", model="text", schema_hash="text", created="time", layout="text"),
@@ -615,7 +652,8 @@ def _sqlite(self: _Database, target: _Target, full_sync: bool):
     Path(target.where).parent.mkdir(parents=True, exist_ok=True)
     self.connection = adbc.connect(target.where, autocommit=True)
     sync = "FULL" if full_sync else "NORMAL"
-    for p in ("busy_timeout=20000", f"synchronous={sync}", "temp_store=MEMORY", "cache_size=-32000"): self.run(f"PRAGMA {p}")
+    for p in ("busy_timeout=20000", f"synchronous={sync}", "temp_store=MEMORY", "cache_size=-32000"):
+        self.run(f"PRAGMA {p}")
     for attempt in range(20):  # while another process switches to the write-ahead log, SQLite says 'locked' at once
         try:
             if self.one("PRAGMA journal_mode") != "wal": self.run("PRAGMA journal_mode=WAL")
@@ -706,7 +744,8 @@ def _label_row(label: Any, correct: bool | None) -> tuple[float | None, str | No
     "Number, text and kind of a label; None when there is none."
     if label is None or label != label:
         return None if correct is None else (None, None, "correct" if correct else "wrong")
-    if isinstance(label, (bool, float)) or (isinstance(label, int) and abs(label) <= 2**53): return float(label), None, "number"
+    if isinstance(label, (bool, float)) or (isinstance(label, int) and abs(label) <= 2**53):
+        return float(label), None, "number"
     if isinstance(label, str): return None, label, "text"
     return None, json.dumps(label, ensure_ascii=False, default=str), "json"
 
@@ -930,8 +969,17 @@ def request(
     id: str | None = None,      # made when None
 ) -> str:                       # the request's id
     "Log one request, answered or refused."
-    item = Request(id=id or uuid7(), time=_now() if time is None else time, route=route, status=status, latency_ms=latency_ms,
-                   rows=rows, model=model, version=version, source=source)
+    item = Request(
+        id=id or uuid7(),
+        time=_now() if time is None else time,
+        route=route,
+        status=status,
+        latency_ms=latency_ms,
+        rows=rows,
+        model=model,
+        version=version,
+        source=source,
+    )
     self._write(_small(item))
     return item.id
 
@@ -948,8 +996,15 @@ def feedback(
     "Log what somebody says about a prediction."
     if label is None and correct is None and comment is None:
         raise ConfigError("feedback: got neither label nor correct nor comment, expected at least one")
-    item = Feedback(id=uuid7(), prediction_id=str(prediction_id), time=_now() if time is None else time,
-                    label=_plain(label), correct=None if correct is None else bool(correct), comment=comment, source=source)
+    item = Feedback(
+        id=uuid7(),
+        prediction_id=str(prediction_id),
+        time=_now() if time is None else time,
+        label=_plain(label),
+        correct=None if correct is None else bool(correct),
+        comment=comment,
+        source=source,
+    )
     self._write(_small(item))
     return item.id
 
@@ -1058,10 +1113,14 @@ def drain(self: PredictionLog) -> int:  # predictions moved
                 except Exception as e:
                     stuck.append(f"{path.name}: {_short(e)}")
                     if len(stuck) > 2 or not db.is_alive(): raise
-        except (ConfigError, MissingExtraError) as e: self._lost(e); raise
+        except (ConfigError, MissingExtraError) as e:
+            self._lost(e)
+            raise
         except Exception as e:
             self._lost(e)
-            raise LogError(_short(e) if isinstance(e, LogError) else f"database {self.target.shown}: {_short(e)}") from None
+            raise LogError(
+                _short(e) if isinstance(e, LogError) else f"database {self.target.shown}: {_short(e)}"
+            ) from None
         finally:
             self.drained += moved
             self.spool.measure()
@@ -1207,11 +1266,16 @@ def _cuts(db: _Database, table: str, since: datetime | None, until: datetime | N
     where = _where(db, since, until)
     n = db.one(f"SELECT count(*) FROM {_q(table)}{where}")
     if parts < 2 or n < _LONG: return [(since, until)]
-    ends = [db.one(f"SELECT time FROM {_q(table)}{where} ORDER BY time LIMIT 1 OFFSET {n * i // parts}") for i in range(1, parts)]
+    ends = [
+        db.one(f"SELECT time FROM {_q(table)}{where} ORDER BY time LIMIT 1 OFFSET {n * i // parts}")
+        for i in range(1, parts)
+    ]
     ends = [since, *(_time_cell(e / 1e6, "time") if isinstance(e, int) else e for e in ends), until]
     return list(zip(ends[:-1], ends[1:]))
 
-def _select_long(db: _Database, table: str, columns: Sequence[tuple[str, str]], since, until, more: Sequence[str]) -> "pa.Table":
+def _select_long(
+    db: _Database, table: str, columns: Sequence[tuple[str, str]], since, until, more: Sequence[str]
+) -> "pa.Table":
     "`_select` of a window, in parallel where that pays."
     import pyarrow as pa
     cuts = _cuts(db, table, since, until, min(4, os.cpu_count() or 1))
@@ -1246,12 +1310,18 @@ def _labels_for(db: _Database, ids: "pa.ChunkedArray", predictions: "pd.Series",
     none = pd.Series([None] * len(ids), dtype=_DTYPES.get(lay["prediction"], object))
     if not len(ids): return none
     ends = pc.min_max(ids).as_py()
-    got = _select(db, "log_labels", [("prediction_id", "text"), ("number", "float"), ("text", "text"), ("kind", "text")],
-                  f" WHERE prediction_id BETWEEN {_lit(ends['min'])} AND {_lit(ends['max'])}")
+    got = _select(
+        db,
+        "log_labels",
+        [("prediction_id", "text"), ("number", "float"), ("text", "text"), ("kind", "text")],
+        f" WHERE prediction_id BETWEEN {_lit(ends['min'])} AND {_lit(ends['max'])}",
+    )
     at = _positions(ids, got.column("prediction_id"))
     if at.null_count == len(at): return none
     kind, number, text = (got.column(c).take(at).to_pandas() for c in ("kind", "number", "text"))
-    values = number if set(kind.dropna().unique()) == {"number"} else _mixed_labels(kind, number, text, predictions, lay)
+    values = (
+        number if set(kind.dropna().unique()) == {"number"} else _mixed_labels(kind, number, text, predictions, lay)
+    )
     if lay["prediction"] == "json": return _whole_numbers(values.astype(object))
     if lay["prediction"] == "text": values = values.astype(object)
     try: return values.astype(_DTYPES[lay["prediction"]])
@@ -1264,7 +1334,11 @@ def _positions(ids: "pa.ChunkedArray", among: "pa.ChunkedArray") -> "pa.Array":
     import pyarrow.compute as pc
     def packed(strings):
         one = pa.concat_arrays(strings.chunks) if strings.num_chunks else pa.array([], pa.string())
-        ends = np.frombuffer(one.buffers()[1], "int32")[one.offset:one.offset + len(one) + 1] if len(one) else np.array([0])
+        ends = (
+            np.frombuffer(one.buffers()[1], "int32")[one.offset : one.offset + len(one) + 1]
+            if len(one)
+            else np.array([0])
+        )
         if one.null_count or not len(one) or (np.diff(ends) != 36).any(): return None
         return np.frombuffer(one.buffers()[2], "S36", count=len(one), offset=int(ends[0]))
     a, b = packed(ids), packed(among)
@@ -1304,9 +1378,9 @@ def window(
     *,
     columns: Sequence[str] | None = None,         # only these of the model's columns
     probabilities: bool = False,                  # also p_<class>, or `probabilities` where classes are many
-) -> "pd.DataFrame":                              # one row a prediction, by time
-    """Predictions of a model: prediction_id, time (UTC), model, version, alias, source, prediction, score, latency_ms, label, then
-    the model's columns under their own names (`input_<name>` where a name is one of ours)."""
+) -> "pd.DataFrame":  # one row a prediction, by time
+    """Predictions of a model: prediction_id, time (UTC), model, version, alias, source, prediction, score, latency_ms,
+    label, then the model's columns under their own names (`input_<name>` where a name is one of ours)."""
     import pandas as pd
     with self._reading() as db:
         span = moment(since), moment(until), _sources(source)
@@ -1324,7 +1398,9 @@ PredictionLog.window = window
 # %% ../nbs/13_predictions.ipynb #ef582e4a
 _HEAD_COLUMNS = ("prediction_id", "time", "version", "alias", "source", "prediction", "score", "latency_ms")
 
-def _window_of(db: _Database, lay: dict, span: tuple, wanted: Sequence[str] | None, probabilities: bool) -> "pd.DataFrame":
+def _window_of(
+    db: _Database, lay: dict, span: tuple, wanted: Sequence[str] | None, probabilities: bool
+) -> "pd.DataFrame":
     "The window of one table; `span` is since, until and further conditions."
     import pandas as pd
     import pyarrow as pa
@@ -1334,12 +1410,15 @@ def _window_of(db: _Database, lay: dict, span: tuple, wanted: Sequence[str] | No
     rest = [c for c in lay["rest"] if wanted is None or c["name"] in wanted]
     read = [*_HEAD_COLUMNS, *chances, *(c["column"] for c in mine), *(["rest"] if rest else [])]
     got = _select_long(db, lay["table"], [(n, stored[n]) for n in read], *span)
-    with ThreadPoolExecutor(2) as pool: values = dict(zip(read, pool.map(lambda n: _series(got.column(n), stored[n]), read)))
+    with ThreadPoolExecutor(2) as pool:
+        values = dict(zip(read, pool.map(lambda n: _series(got.column(n), stored[n]), read)))
     labels = _labels_for(db, got.column("prediction_id"), values["prediction"], lay)
     model = pa.repeat(lay["model"], len(labels)).to_pandas()
     names = window_names(c["name"] for c in lay["columns"] + lay["rest"])
     out = {"prediction_id": values["prediction_id"], "time": values["time"], "model": model}
-    out |= {n: values[n] for n in OURS[3:-1]} | {"label": labels} | {names[c["name"]]: values[c["column"]] for c in mine}
+    out |= (
+        {n: values[n] for n in OURS[3:-1]} | {"label": labels} | {names[c["name"]]: values[c["column"]] for c in mine}
+    )
     if rest: out |= _rest_of(lay, rest, values["rest"], names)
     for n in chances: out[n if n == "probabilities" else f"p_{lay['classes'][int(n[2:])]}"] = values[n]
     return pd.DataFrame(out, copy=False)
@@ -1377,7 +1456,7 @@ PredictionLog.find = find
 # %% ../nbs/13_predictions.ipynb #7030317e
 def labels(
     self: PredictionLog,
-    name: str,                    # the model's name
+    name: str,  # the model's name
     frame: "pd.DataFrame | str",  # columns prediction_id and label, perhaps time (timezone-aware); or SQL that gives them
     *,
     database: str | None = None,  # where that SQL runs: SQLAlchemy URL; the log's own database when None
@@ -1387,7 +1466,9 @@ def labels(
     if isinstance(frame, str): frame = self._query(frame, database)
     for c in ("prediction_id", "label"):
         if c not in frame:
-            raise ConfigError(f"labels: got columns {', '.join(map(str, frame.columns))}, expected prediction_id and label")
+            raise ConfigError(
+                f"labels: got columns {', '.join(map(str, frame.columns))}, expected prediction_id and label"
+            )
     times = [moment(t).timestamp() for t in frame["time"]] if "time" in frame else [time.time()] * len(frame)
     values = [_plain(v) for v in frame["label"].astype(object)]
     rows = _label_rows((str(i), t, v, None, source) for i, t, v in zip(frame["prediction_id"], times, values))
@@ -1607,7 +1688,9 @@ def delete(
         for spool in self._folders(self._database()):
             for p in spool.folder.glob("*.bad"): p.unlink(missing_ok=True); files.append(str(p))
         if left:
-            raise LogError(f"erased {counts['predictions']} predictions, but could not reach {'; '.join(left)}: run it again")
+            raise LogError(
+                f"erased {counts['predictions']} predictions, but could not reach {'; '.join(left)}: run it again"
+            )
         receipt = Erasure(uuid7(), datetime.now(UTC).isoformat(), **counts, files=tuple(files), left=())
         what, = self._fingerprints([f"{subject}{where}{ids}"])
         entry = (receipt.id, time.time(), what, json.dumps(receipt.to_dict()))
@@ -1671,7 +1754,9 @@ def _erase_rows(db: _Database, tables: Sequence[str], ids: set[str]) -> dict[str
 
 def _scrub(db: _Database, tables: Sequence[str]) -> None:
     "Remove the traces that deleted rows leave in the file: SQLite's pages keep old bytes until the file is written anew."
-    clean = ["VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"] if db.dialect == "sqlite" else [f"VACUUM {_q(t)}" for t in tables]
+    clean = (
+        ["VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"] if db.dialect == "sqlite" else [f"VACUUM {_q(t)}" for t in tables]
+    )
     for sql in clean: db.run(sql)
 
 # %% ../nbs/13_predictions.ipynb #9b487196

@@ -57,7 +57,11 @@ def as_numbers(
 
 def _seconds(s: pd.Series) -> np.ndarray:
     "Datetimes as seconds since 1970, UTC."
-    v = s.to_numpy(dtype="datetime64[us]") if getattr(s.dt, "tz", None) is None else s.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]")
+    v = (
+        s.to_numpy(dtype="datetime64[us]")
+        if getattr(s.dt, "tz", None) is None
+        else s.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]")
+    )
     return np.where(np.isnat(v), np.nan, v.astype(np.int64) / 1e6)
 
 # %% ../nbs/03_profile.ipynb #6cee0493
@@ -146,14 +150,17 @@ def lay_grid(
     "A grid that suits these numbers."
     if not len(x): return Grid(0., 1., 1, None, np.array([0, 1, 2]), np.nan, np.nan)
     low, high = float(x.min()), float(x.max())
-    if low == high: return Grid(low - 0.5 * (e := max(abs(low), 1e-9) * 1e-9), 1 / e, 1, None, np.array([0, 1, 2]), low, high)
+    if low == high:
+        return Grid(low - 0.5 * (e := max(abs(low), 1e-9) * 1e-9), 1 / e, 1, None, np.array([0, 1, 2]), low, high)
     s = np.sort(x if len(x) <= 200_000 else x[:: len(x) // 100_000])
     q = np.quantile(s, [.001, .1, .5, .9, .999])
     v, count = np.unique(s, return_counts=True)
     few = len(v) <= min(1000, max(20, len(s) // 4))
     whole = bool((v == np.rint(v)).all()) and high - low < CELLS / 2
     scale, spread = None, _spread_of(s)
-    if whole: fine = max(1, min(64, int(CELLS / (high - low + 1)))); lo, inv, cells = low - .5, float(fine), int(high - low + 1) * fine
+    if whole:
+        fine = max(1, min(64, int(CELLS / (high - low + 1))))
+        lo, inv, cells = low - 0.5, float(fine), int(high - low + 1) * fine
     else:
         a, b = (low, high) if few or q[0] == q[-1] else (q[0], q[-1])
         body = max(q[3] - q[1], 1e-12 * max(abs(a), abs(b)))
@@ -168,7 +175,8 @@ def lay_grid(
     g = Grid(float(lo), float(inv), cells, scale, np.array([0]), low, high)
     atoms, reach = v if few else v[count >= max(3, len(s) / 200)], max(1, int(.1 * spread * inv))
     at = g.place(atoms)
-    for k in g.place(v[count >= .05 * len(s)]): at = at[(np.abs(at - k) > reach) | (at == k)]  # a heavy atom owns all of its ground
+    for k in g.place(v[count >= 0.05 * len(s)]):
+        at = at[(np.abs(at - k) > reach) | (at == k)]  # a heavy atom owns all of its ground
     return replace(g, starts=_groups(g.fine(x, weights), np.unique(at), reach, few))
 
 def _groups(fine: np.ndarray, atoms: np.ndarray, reach: int, only: bool) -> np.ndarray:
@@ -249,12 +257,15 @@ def numbers(
     grid = grid or lay_grid(x, w)
     if not len(x):
         z = np.zeros(len(grid.starts))
-        return Numbers(rows, missing, infinite, np.nan, 0., np.nan, np.nan, z, 0., 0., np.nan, 0., 0., x[:0], x[:0], grid)
+        return Numbers(
+            rows, missing, infinite, np.nan, 0.0, np.nan, np.nan, z, 0.0, 0.0, np.nan, 0.0, 0.0, x[:0], x[:0], grid
+        )
     low, high = float(x.min()), float(x.max())
     with np.errstate(over="ignore", invalid="ignore"):
         if w is None: mean = total / len(x); m2 = float(np.dot(x, x)) - len(x) * mean * mean
         else: mean = float(np.dot(x, w) / w.sum()); m2 = float(np.dot(x * x, w)) - float(w.sum()) * mean * mean
-        if not m2 > 1e-6 * mean * mean * len(x): m2 = float(np.dot((x - mean) ** 2, np.ones(len(x)) if w is None else w))
+        if not m2 > 1e-6 * mean * mean * len(x):
+            m2 = float(np.dot((x - mean) ** 2, np.ones(len(x)) if w is None else w))
     cell = grid.place(x)
     fine = np.bincount(cell, weights=w, minlength=grid.cells + 2)
     tail, below, above = x[:0], 0.0, 0.0
@@ -264,8 +275,25 @@ def numbers(
         tail = _spread(x[lo | hi])
     mode, count = _mode(x, w, cell, fine, grid)
     some = _spread(x)
-    return Numbers(rows, missing, infinite, mean, max(m2, 0.), low, high, grid.group(fine).astype(float), below, above, mode,
-                   count, _run(x, mode) if count >= 3 else count, some, tail, grid, bool((some == np.rint(some)).all()))
+    return Numbers(
+        rows,
+        missing,
+        infinite,
+        mean,
+        max(m2, 0.0),
+        low,
+        high,
+        grid.group(fine).astype(float),
+        below,
+        above,
+        mode,
+        count,
+        _run(x, mode) if count >= 3 else count,
+        some,
+        tail,
+        grid,
+        bool((some == np.rint(some)).all()),
+    )
 
 def _run(x: np.ndarray, mode: float) -> float:
     "The longest run of one value."
@@ -347,7 +375,11 @@ def is_id(
     v = values.dropna()
     n = len(v)
     if n < 20: return False
-    called = name.lower() in ("id", "uuid", "guid", "index", "rowid") or name.lower().endswith(("_id", " id", "_uuid")) or name[-2:] == "Id"
+    called = (
+        name.lower() in ("id", "uuid", "guid", "index", "rowid")
+        or name.lower().endswith(("_id", " id", "_uuid"))
+        or name[-2:] == "Id"
+    )
     if kind == "number":
         x = as_numbers(v)
         x = x[np.isfinite(x)]
@@ -372,7 +404,9 @@ class Joint:
 
 MOST_FEATURES, JOINT_ROWS = 80, 20_000
 
-def _features(prof: "Profile", columns: Iterable[str] | None = None) -> list[tuple[str, str | None, np.ndarray | float]]:
+def _features(
+    prof: "Profile", columns: Iterable[str] | None = None
+) -> list[tuple[str, str | None, np.ndarray | float]]:
     "Which features the baseline `prof` defines: (column, category or None, rank per group or share)."
     out: list = []
     for name, c in prof.columns.items():
@@ -477,11 +511,25 @@ def _add_numbers(a: Numbers, b: Numbers) -> Numbers:
     d, mean = b.mean - a.mean, (n * a.mean + m * b.mean) / (n + m)
     first, second = (a, b) if a.mode_count >= b.mode_count else (b, a)
     count = first.mode_count + (second.mode_count if second.mode == first.mode else 0)
-    return replace(a, rows=a.rows + b.rows, missing=a.missing + b.missing, infinite=a.infinite + b.infinite, mean=mean,
-                   m2=a.m2 + b.m2 + d * d * n * m / (n + m), min=min(a.min, b.min), max=max(a.max, b.max),
-                   counts=a.counts + b.counts, below=a.below + b.below, above=a.above + b.above, mode=first.mode,
-                   mode_count=count, run=max(a.run, b.run), sample=_blend(a.sample, n, b.sample, m), tail=_spread(np.r_[a.tail, b.tail]),
-                   whole=a.whole and b.whole)
+    return replace(
+        a,
+        rows=a.rows + b.rows,
+        missing=a.missing + b.missing,
+        infinite=a.infinite + b.infinite,
+        mean=mean,
+        m2=a.m2 + b.m2 + d * d * n * m / (n + m),
+        min=min(a.min, b.min),
+        max=max(a.max, b.max),
+        counts=a.counts + b.counts,
+        below=a.below + b.below,
+        above=a.above + b.above,
+        mode=first.mode,
+        mode_count=count,
+        run=max(a.run, b.run),
+        sample=_blend(a.sample, n, b.sample, m),
+        tail=_spread(np.r_[a.tail, b.tail]),
+        whole=a.whole and b.whole,
+    )
 
 def _blend(x: np.ndarray, n: float, y: np.ndarray, m: float) -> np.ndarray:
     "A sample of both, each in its share."
@@ -509,25 +557,53 @@ def merge(
             else: cols[k] = _add_numbers(a, b) if isinstance(a, Numbers) else _add_names(a, b)
         j = out.joint or p.joint
         if out.joint and p.joint:
-            j = Joint(out.joint.n + p.joint.n, out.joint.labels, out.joint.s1 + p.joint.s1, out.joint.s2 + p.joint.s2, out.joint.s4 + p.joint.s4)
+            j = Joint(
+                out.joint.n + p.joint.n,
+                out.joint.labels,
+                out.joint.s1 + p.joint.s1,
+                out.joint.s2 + p.joint.s2,
+                out.joint.s4 + p.joint.s4,
+            )
         ends = [t for t in (out.since, p.since) if t is not None], [t for t in (out.until, p.until) if t is not None]
-        out = replace(out, rows=out.rows + p.rows, columns=cols, joint=j, since=min(ends[0], default=None), until=max(ends[1], default=None))
+        out = replace(
+            out,
+            rows=out.rows + p.rows,
+            columns=cols,
+            joint=j,
+            since=min(ends[0], default=None),
+            until=max(ends[1], default=None),
+        )
     return out
 
 # %% ../nbs/03_profile.ipynb #953c7fa4
 def to_dict(p: Profile) -> dict:
     "A profile as plain values for JSON."
-    def arr(a): return [None if not np.isfinite(v) else (int(v) if v == int(v) and abs(v) < 2**53 else float(v)) for v in a]
+
+    def arr(a):
+        return [None if not np.isfinite(v) else (int(v) if v == int(v) and abs(v) < 2**53 else float(v)) for v in a]
+
     def num(v): return None if isinstance(v, float) and not np.isfinite(v) else v
     def col(c):
         d = {k: num(getattr(c, k)) for k in c.__dataclass_fields__ if k not in ("counts", "sample", "tail", "grid")}
         if isinstance(c, Names): return {**d, "counts": c.counts}
-        g = {**{k: num(getattr(c.grid, k)) for k in ("lo", "inv", "cells", "scale", "low", "high")}, "starts": c.grid.starts.tolist()}
+        g = {
+            **{k: num(getattr(c.grid, k)) for k in ("lo", "inv", "cells", "scale", "low", "high")},
+            "starts": c.grid.starts.tolist(),
+        }
         return {**d, "counts": arr(c.counts), "sample": arr(c.sample[:500]), "tail": arr(c.tail[:500]), "grid": g}
     j = p.joint
-    return dict(rows=p.rows, since=p.since, until=p.until, skip=sorted(map(str, p.skip)), meta=p.meta,
-                columns={str(k): col(c) for k, c in p.columns.items()},
-                joint=None if j is None else dict(n=j.n, labels=[list(x) for x in j.labels], s1=j.s1.tolist(), s2=j.s2.tolist(), s4=j.s4.tolist()))
+    return dict(
+        rows=p.rows,
+        since=p.since,
+        until=p.until,
+        skip=sorted(map(str, p.skip)),
+        meta=p.meta,
+        columns={str(k): col(c) for k, c in p.columns.items()},
+        joint=None
+        if j is None
+        else dict(n=j.n, labels=[list(x) for x in j.labels], s1=j.s1.tolist(), s2=j.s2.tolist(), s4=j.s4.tolist()),
+    )
+
 
 def from_dict(d: dict) -> Profile:
     "A profile from what `to_dict` made."
@@ -536,12 +612,24 @@ def from_dict(d: dict) -> Profile:
         c = dict(c)
         if "grid" not in c: return Names(**c)
         g = c["grid"]
-        grid = Grid(g["lo"], g["inv"], g["cells"], g["scale"], np.array(g["starts"], np.intp), val(g["low"]), val(g["high"]))
+        grid = Grid(
+            g["lo"], g["inv"], g["cells"], g["scale"], np.array(g["starts"], np.intp), val(g["low"]), val(g["high"])
+        )
         a = {k: np.array([val(v) for v in c[k]], float) for k in ("counts", "sample", "tail")}
         return Numbers(**{k: val(v) for k, v in c.items() if k not in ("grid", *a)}, **a, grid=grid)
     j = d.get("joint")
-    joint = j and Joint(j["n"], tuple((a, b) for a, b in j["labels"]), *(np.array(j[k], float) for k in ("s1", "s2", "s4")))
-    return Profile(d["rows"], {k: col(c) for k, c in d["columns"].items()}, frozenset(d["skip"]), joint, d["since"], d["until"], d.get("meta") or {})
+    joint = j and Joint(
+        j["n"], tuple((a, b) for a, b in j["labels"]), *(np.array(j[k], float) for k in ("s1", "s2", "s4"))
+    )
+    return Profile(
+        d["rows"],
+        {k: col(c) for k, c in d["columns"].items()},
+        frozenset(d["skip"]),
+        joint,
+        d["since"],
+        d["until"],
+        d.get("meta") or {},
+    )
 
 # %% ../nbs/03_profile.ipynb #271dea37
 LATENCY_EDGES = np.logspace(-3, 7, 201)  # milliseconds: a microsecond to almost three hours

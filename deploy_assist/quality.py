@@ -8,14 +8,14 @@ __all__ = ['Z95', 'Outcome', 'task_of', 'classes_of', 'codes', 'outcome', 'Metri
 
 # %% ../nbs/05_quality.ipynb #449deb59
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .profile import as_name, as_numbers, latency_counts, latency_quantile
+from .profile import as_name, as_numbers
 
 # %% ../nbs/05_quality.ipynb #d81f451f
 @dataclass(frozen=True)
@@ -47,7 +47,13 @@ def task_of(
     got = [s for s in (prediction, label) if s is not None and s.notna().any()]
     if not got: return "binary" if score is not None else "regression"
     if not all(discrete(s) for s in got): return "regression"
-    if score is None and prediction is None and not all(isinstance(v, str) for v in got[0].dropna().head(50)) and got[0].nunique() > 10: return "regression"
+    if (
+        score is None
+        and prediction is None
+        and not all(isinstance(v, str) for v in got[0].dropna().head(50))
+        and got[0].nunique() > 10
+    ):
+        return "regression"
     k = len(classes_of(*got))
     return "binary" if k <= 2 else "multiclass"
 
@@ -100,11 +106,13 @@ def outcome(
     else:
         classes = tuple(classes or classes_of(y, p))
         yy, pp = codes(y, classes), None if p is None else codes(p, classes)
-        if pp is None and sc is not None and task == "binary": pp = np.where(np.isfinite(sc), (sc >= .5).astype(int), -1)
+        if pp is None and sc is not None and task == "binary":
+            pp = np.where(np.isfinite(sc), (sc >= 0.5).astype(int), -1)
         ok = yy >= 0
     if not len(ok) or not ok.any(): return None
     if not ok.all(): yy, pp, sc = yy[ok], None if pp is None else pp[ok], None if sc is None else sc[ok]
-    if sc is not None and not np.isfinite(sc).all(): sc = None if not np.isfinite(sc).any() else np.where(np.isfinite(sc), sc, np.nanmedian(sc))
+    if sc is not None and not np.isfinite(sc).all():
+        sc = None if not np.isfinite(sc).any() else np.where(np.isfinite(sc), sc, np.nanmedian(sc))
     return Outcome(task, yy, pp, sc, tuple(classes or ()), len(frame), ok)
 
 # %% ../nbs/05_quality.ipynb #47435156
@@ -209,7 +217,9 @@ def metrics(
             q = (np.diag(C)[held] + 1) / (per[held] + 2)
             se = float(np.sqrt((q * (1 - q) / per[held]).sum()) / held.sum())
             b = float(rec.mean())
-            out["balanced_accuracy"] = Metric("balanced_accuracy", b, max(0, b - Z95 * se), min(1, b + Z95 * se), int(n), True, se)
+            out["balanced_accuracy"] = Metric(
+                "balanced_accuracy", b, max(0, b - Z95 * se), min(1, b + Z95 * se), int(n), True, se
+            )
             j = C[1:, 1:] if o.task == "binary" and len(o.classes) == 2 else None
             if j is not None and (C.sum() - C[0, 0]):
                 lo, hi = wilson(C[1, 1], C.sum() - C[0, 0])  # F1 is a function of the Jaccard share
@@ -217,13 +227,16 @@ def metrics(
                 f1 = lambda v: float(2 * v / (1 + v))
                 out["f1"] = Metric("f1", f1(v), f1(lo), f1(hi), int(n), True)
             elif o.task == "multiclass":
-                f = lambda C: float(np.mean([2 * C[i, i] / max(C[i].sum() + C[:, i].sum(), 1e-9) for i in range(len(C)) if C[i].sum()]))
+                f = lambda C: float(
+                    np.mean([2 * C[i, i] / max(C[i].sum() + C[:, i].sum(), 1e-9) for i in range(len(C)) if C[i].sum()])
+                )
                 draws = np.random.default_rng(0).multinomial(int(n), (C / n).ravel(), 200)
                 lo, hi = np.quantile([f(d.reshape(C.shape)) for d in draws], [.025, .975])
                 out["f1"] = Metric("f1", f(C), float(lo), float(hi), int(n), True)
     if o.score is not None and o.task == "binary" and len(o.classes) == 2:
         v, se = auc(o.y, o.score)
-        if np.isfinite(v): out["roc_auc"] = Metric("roc_auc", v, max(0, v - Z95 * se), min(1, v + Z95 * se), o.n, True, se)
+        if np.isfinite(v):
+            out["roc_auc"] = Metric("roc_auc", v, max(0, v - Z95 * se), min(1, v + Z95 * se), o.n, True, se)
         if _is_probability(o.score):
             d = o.score - o.y
             out["brier"] = _mean("brier", d * d)
@@ -251,11 +264,24 @@ class Loss:
     size: float      # loss over the tolerance
     n: int
 
-def _loss(name: str, a: float, b: float, se: float, tol: float, n: int, higher: bool = True, df: float = np.inf) -> Loss | None:
+def _loss(
+    name: str, a: float, b: float, se: float, tol: float, n: int, higher: bool = True, df: float = np.inf
+) -> Loss | None:
     loss = a - b if higher else b - a
     if not np.isfinite(loss) or not np.isfinite(se) or se <= 0: return None
     t = stats.norm if not np.isfinite(df) else stats.t(max(df, 1))
-    return Loss(name, float(a), float(b), float(loss), float(loss - Z95 * se), float(loss + Z95 * se), float(t.sf(loss / se)), float(loss / tol), int(n))
+    return Loss(
+        name,
+        float(a),
+        float(b),
+        float(loss),
+        float(loss - Z95 * se),
+        float(loss + Z95 * se),
+        float(t.sf(loss / se)),
+        float(loss / tol),
+        int(n),
+    )
+
 
 def _by_class(v: np.ndarray, o: Outcome, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     y = o.y.astype(np.intp)
@@ -272,7 +298,9 @@ def _at_mix(name: str, va: np.ndarray, a: Outcome, vb: np.ndarray, b: Outcome, t
     if not both.any(): return None
     w = na * both / (na * both).sum()
     spread = (qa * na + qb * nb + .25 * (higher + 0)) / np.maximum(na + nb, 1)
-    se = np.sqrt((w**2 * (np.maximum(qa, spread) / np.maximum(na, 1) + np.maximum(qb, spread) / np.maximum(nb, 1))).sum())
+    se = np.sqrt(
+        (w**2 * (np.maximum(qa, spread) / np.maximum(na, 1) + np.maximum(qb, spread) / np.maximum(nb, 1))).sum()
+    )
     return _loss(name, w @ ma, w @ mb, se, tol, nb.sum(), higher)
 
 def _at_level(ya: np.ndarray, ea: np.ndarray, yb: np.ndarray, eb: np.ndarray) -> tuple[float, float, float]:
@@ -286,9 +314,19 @@ def _at_level(ya: np.ndarray, ea: np.ndarray, yb: np.ndarray, eb: np.ndarray) ->
         return n, m, np.maximum(np.bincount(at, e * e, k) / np.maximum(n, 1) - m * m, 0) * n / np.maximum(n - 1, 1)
     (na, ma, qa), (nb, mb, qb) = per(ya, ea), per(yb, eb)
     both = (na >= 5) & (nb >= 5)
-    if not both.any(): return float(ea.mean()), float(eb.mean()), float(np.hypot(ea.std() / np.sqrt(len(ea)), eb.std() / np.sqrt(len(eb))))
+    if not both.any():
+        return (
+            float(ea.mean()),
+            float(eb.mean()),
+            float(np.hypot(ea.std() / np.sqrt(len(ea)), eb.std() / np.sqrt(len(eb)))),
+        )
     w = na * both / (na * both).sum()
-    return float(w @ ma), float(w @ mb), float(np.sqrt((w**2 * (qa / np.maximum(na, 1) + qb / np.maximum(nb, 1))).sum()))
+    return (
+        float(w @ ma),
+        float(w @ mb),
+        float(np.sqrt((w**2 * (qa / np.maximum(na, 1) + qb / np.maximum(nb, 1))).sum())),
+    )
+
 
 def losses(
     a: Outcome | None,          # baseline
@@ -314,7 +352,8 @@ def losses(
             out.append(_at_mix("accuracy", (a.pred == a.y) * 1.0, a, (b.pred == b.y) * 1.0, b, tolerance, True))
         if a.score is not None and b.score is not None and a.task == "binary" and len(a.classes) == 2:
             (u, su), (v, sv) = auc(a.y, a.score), auc(b.y, b.score)
-            if min(b.y.sum(), b.n - b.y.sum()) >= 8: out.append(_loss("roc_auc", u, v, np.hypot(su, sv), tolerance, b.n))
+            if min(b.y.sum(), b.n - b.y.sum()) >= 8:
+                out.append(_loss("roc_auc", u, v, np.hypot(su, sv), tolerance, b.n))
             if _is_probability(a.score) and _is_probability(b.score):
                 ba, bb = (a.score - a.y) ** 2, (b.score - b.y) ** 2
                 out.append(_at_mix("brier", ba, a, bb, b, relative * max(ba.mean(), 1e-6), False))
@@ -352,7 +391,15 @@ def temper(
     if not flattery: return x
     se = (x.high - x.low) / (2 * Z95)
     loss = x.loss - flattery
-    return replace(x, before=float(v), loss=loss, low=loss - Z95 * se, high=loss + Z95 * se, p=float(stats.norm.sf(loss / se)), size=x.size * loss / x.loss)
+    return replace(
+        x,
+        before=float(v),
+        loss=loss,
+        low=loss - Z95 * se,
+        high=loss + Z95 * se,
+        p=float(stats.norm.sf(loss / se)),
+        size=x.size * loss / x.loss,
+    )
 
 # %% ../nbs/05_quality.ipynb #f39c0482
 def estimate(
@@ -382,13 +429,18 @@ def estimate(
     target = a.y if a.task == "binary" else (a.pred == a.y)
     if a.task != "binary" and a.pred is None: return {}
     pick = slice(None) if a.n <= 20_000 else slice(None, None, a.n // 20_000 + 1)
-    p = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(a.score[pick], np.asarray(target, float)[pick]).predict(s)
+    p = (
+        IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        .fit(a.score[pick], np.asarray(target, float)[pick])
+        .predict(s)
+    )
     if a.task != "binary": return dict(accuracy=float(p.mean()))
     yes = codes(frame[prediction], a.classes)[ok] == 1 if prediction in frame else s >= .5
     out = dict(accuracy=float(np.where(yes, p, 1 - p).mean()))
     order = np.argsort(s, kind="stable")
     pos, neg = p[order], 1 - p[order]
-    if pos.sum() > 0 and neg.sum() > 0: out["roc_auc"] = float((pos * (np.cumsum(neg) - neg / 2)).sum() / (pos.sum() * neg.sum()))
+    if pos.sum() > 0 and neg.sum() > 0:
+        out["roc_auc"] = float((pos * (np.cumsum(neg) - neg / 2)).sum() / (pos.sum() * neg.sum()))
     return out
 
 # %% ../nbs/05_quality.ipynb #5f4955b4
@@ -404,10 +456,16 @@ def service_level(
     if "latency_ms" in requests:
         ms = as_numbers(requests["latency_ms"])
         ms = ms[np.isfinite(ms)]
-        if len(ms): out |= {k: float(v) for k, v in zip(("p50_ms", "p95_ms", "p99_ms"), np.quantile(ms, [.5, .95, .99]))}
+        if len(ms):
+            out |= {k: float(v) for k, v in zip(("p50_ms", "p95_ms", "p99_ms"), np.quantile(ms, [0.5, 0.95, 0.99]))}
     bad = _failed(requests)
     if bad is not None:
-        out |= dict(errors=int(bad.sum()), error_rate=float(bad.mean()), burn=float(bad.mean() / (1 - answered)), budget_left=float(1 - bad.mean() / (1 - answered)))
+        out |= dict(
+            errors=int(bad.sum()),
+            error_rate=float(bad.mean()),
+            burn=float(bad.mean() / (1 - answered)),
+            budget_left=float(1 - bad.mean() / (1 - answered)),
+        )
     if "time" in requests:
         t = pd.to_datetime(requests["time"], utc=True)
         out["per_hour"] = len(t) / max((t.max() - t.min()).total_seconds() / 3600, 1 / 60)

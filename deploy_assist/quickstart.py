@@ -11,7 +11,7 @@ import os, signal, subprocess, sys, time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,16 @@ from .server import Endpoint, listen, serve
 # %% ../nbs/29_quickstart.ipynb #0681252e
 UNITS = dict(age="years", bmi="kg/m2", bp="mmHg", s1="mg/dl", s2="mg/dl", s3="mg/dl", s6="mg/dl")
 LIMITS = dict(age=(0, 120), bmi=(8, 100), bp=(20, 250))
-HELP = dict(s1="total cholesterol", s2="low-density lipoproteins", s3="high-density lipoproteins", s4="total cholesterol over HDL",
-            s5="log of serum triglycerides", s6="blood sugar", bp="average blood pressure", bmi="body mass index")
+HELP = dict(
+    s1="total cholesterol",
+    s2="low-density lipoproteins",
+    s3="high-density lipoproteins",
+    s4="total cholesterol over HDL",
+    s5="log of serum triglycerides",
+    s6="blood sugar",
+    bp="average blood pressure",
+    bmi="body mass index",
+)
 
 def patients() -> tuple[pd.DataFrame, pd.Series]:
     "The 442 patients: ten columns in real units, and 1 for progression in the worst quarter."
@@ -68,11 +76,23 @@ def _inside(folder: Path):
     "The environment that keeps everything below `folder`; put back afterwards."
     home = folder / ".deploy_assist"
     caches = home / "cache"
-    ours = {"DEPLOY_ASSIST_HOME": home, "DEPLOY_ASSIST_LOG_URL": f"sqlite:///{home / 'predictions.db'}", "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-            "MLFLOW_DISABLE_TELEMETRY": "true", "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HOME": caches / "huggingface",
-            "GRADIO_TEMP_DIR": caches / "gradio", "MPLCONFIGDIR": caches / "matplotlib", "IPYTHONDIR": caches / "ipython", "XDG_CACHE_HOME": caches,
-            "JUPYTER_RUNTIME_DIR": caches / "jupyter", "JUPYTER_CONFIG_DIR": caches / "jupyter", "JUPYTER_DATA_DIR": caches / "jupyter",
-            "JUPYTER_PLATFORM_DIRS": "1"}
+    ours = {
+        "DEPLOY_ASSIST_HOME": home,
+        "DEPLOY_ASSIST_LOG_URL": f"sqlite:///{home / 'predictions.db'}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": caches / "huggingface",
+        "GRADIO_TEMP_DIR": caches / "gradio",
+        "MPLCONFIGDIR": caches / "matplotlib",
+        "IPYTHONDIR": caches / "ipython",
+        "XDG_CACHE_HOME": caches,
+        "JUPYTER_RUNTIME_DIR": caches / "jupyter",
+        "JUPYTER_CONFIG_DIR": caches / "jupyter",
+        "JUPYTER_DATA_DIR": caches / "jupyter",
+        "JUPYTER_PLATFORM_DIRS": "1",
+    }
     before = {k: os.environ.get(k) for k in ours}
     home.mkdir(parents=True, exist_ok=True)
     os.environ.update({k: str(v) for k, v in ours.items()})
@@ -111,12 +131,32 @@ class Quickstart:
 def links(self: Quickstart) -> dict[str, str]:
     "What to open."
     mlflow = self.mlflow_url or f"mlflow ui --backend-store-uri sqlite:///{self.folder / 'mlflow.db'}"
-    return {"endpoint": f"{self.endpoint.url}/docs", "demo": self.demo.url, "report": str(self.reports[-1].html), "mlflow": mlflow}
+    return {
+        "endpoint": f"{self.endpoint.url}/docs",
+        "demo": self.demo.url,
+        "report": str(self.reports[-1].html),
+        "mlflow": mlflow,
+    }
+
 
 def to_dict(self: Quickstart) -> dict:
     "As JSON-able values."
-    return dict(folder=str(self.folder), version=self.version, ready=self.readiness.passed, links=self.links(), seconds=round(self.seconds, 1),
-                reports=[dict(action=r.verdict.action, html=str(r.html), columns=list(dict.fromkeys(f.column for f in r.verdict.findings if f.column))) for r in self.reports])
+    return dict(
+        folder=str(self.folder),
+        version=self.version,
+        ready=self.readiness.passed,
+        links=self.links(),
+        seconds=round(self.seconds, 1),
+        reports=[
+            dict(
+                action=r.verdict.action,
+                html=str(r.html),
+                columns=list(dict.fromkeys(f.column for f in r.verdict.findings if f.column)),
+            )
+            for r in self.reports
+        ],
+    )
+
 
 def _table(self: Quickstart) -> str:
     width = max(map(len, self.links()))
@@ -125,21 +165,33 @@ def _table(self: Quickstart) -> str:
 Quickstart.links, Quickstart.to_dict, Quickstart.__str__ = links, to_dict, _table
 
 # %% ../nbs/29_quickstart.ipynb #c058f45d
-STEPS = ("prepare", "check", "register", "serve", "demo", "first patients", "first report", "later patients", "second report")
+STEPS = (
+    "prepare",
+    "check",
+    "register",
+    "serve",
+    "demo",
+    "first patients",
+    "first report",
+    "later patients",
+    "second report",
+)
 
 # %% ../nbs/29_quickstart.ipynb #772cc16b
 def _patients_come(name: str, client: Client, log: PredictionLog, X: pd.DataFrame, y: pd.Series, seed: int) -> tuple:
     "One request a patient; then labels for most of them. Gives the window's ends and how many labels came."
-    since, rng = datetime.now(timezone.utc), np.random.default_rng(seed)
+    since, rng = datetime.now(UTC), np.random.default_rng(seed)
     ids = [client.predict(X.iloc[[i]], return_ids=True)[1][0] for i in range(len(X))]
-    until = datetime.now(timezone.utc)
+    until = datetime.now(UTC)
     known = [(i, int(label)) for i, label in zip(ids, y) if rng.random() < 0.85]
     for prediction_id, label in known: client.feedback(prediction_id, label=label)
     end = time.monotonic() + 30
     while True:
         seen = log.window(name, since=since, until=until)
-        if set(ids) <= set(seen["prediction_id"]) and seen["label"].notna().sum() >= len(known): return since, until, len(known)
-        if time.monotonic() > end: raise LogError("the log did not show every acknowledged prediction within 30 s; look at endpoint.logs()")
+        if set(ids) <= set(seen["prediction_id"]) and seen["label"].notna().sum() >= len(known):
+            return since, until, len(known)
+        if time.monotonic() > end:
+            raise LogError("the log did not show every acknowledged prediction within 30 s; look at endpoint.logs()")
         time.sleep(0.1)
 
 # %% ../nbs/29_quickstart.ipynb #4b38a5ee
@@ -147,8 +199,26 @@ def _mlflow_page(port: int) -> tuple[subprocess.Popen, str]:
     "MLflow's page on the registry, as a background process, and its address."
     with listen(port=port, next_free=True) as s: port = s.getsockname()[1]
     uri = os.environ["MLFLOW_TRACKING_URI"]
-    process = subprocess.Popen([sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
-                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "ui",
+            "--backend-store-uri",
+            uri,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     return process, f"http://127.0.0.1:{port}"
 
 def _end(process: subprocess.Popen) -> None:
@@ -168,7 +238,9 @@ def quickstart(
     say: Callable[[str], None] = print,  # where the story goes
     progress: Callable[[int, int, str], None] | None = None,  # called with (done, all, what)
 ) -> Quickstart:
-    "From a fitted model to a registered, served, demoed and watched one, on real patients. Run again: a new version, nothing lost."
+    """From a fitted model to a registered, served, demoed and watched one, on real patients.
+
+    Run again: a new version, nothing lost."""
     for module in ("mlflow", "gradio", "papermill"): need(module, "notebook", "the registry, the demo and the reports")
     start, folder, stack = time.perf_counter(), Path(dir).absolute(), ExitStack()
     stack.enter_context(_inside(folder))
@@ -183,7 +255,12 @@ def _run(folder, port, wait, name, say, progress, stack, start) -> Quickstart:
         what = next(step)
         progress(STEPS.index(what), len(STEPS), what)
         say(f"\n>>> {code}")
-    next_step('release = prepare(model, X_train, y_train, name="' + name + '", X_test=X_test, y_test=y_test, units=UNITS, limits=LIMITS)')
+
+    next_step(
+        'release = prepare(model, X_train, y_train, name="'
+        + name
+        + '", X_test=X_test, y_test=y_test, units=UNITS, limits=LIMITS)'
+    )
     model, (X_train, X_test, y_train, y_test) = fitted()
     release = prepare(model, X_train, y_train, name=name, X_test=X_test, y_test=y_test, units=UNITS, limits=LIMITS,
                       edits={column: {"help": text} for column, text in HELP.items()})
@@ -193,26 +270,44 @@ def _run(folder, port, wait, name, say, progress, stack, start) -> Quickstart:
     say(str(readiness))
     next_step('version = register(release); promote("' + name + '", version, reason="...")')
     version = register(release)
-    promote(name, version, reason=f"quickstart: {sum(r.status == 'pass' for r in readiness.results)} checks passed on held-out patients")
+    promote(
+        name,
+        version,
+        reason=f"quickstart: {sum(r.status == 'pass' for r in readiness.results)} checks passed on held-out patients",
+    )
     said = history(name)
-    say(f"{version.uri} is registered; history:\n{said[['time', 'action', 'alias', 'version', 'reason']].tail(4).to_string(index=False)}")
+    say(
+        f"{version.uri} is registered; history:\n"
+        f"{said[['time', 'action', 'alias', 'version', 'reason']].tail(4).to_string(index=False)}"
+    )
     if wait:
         page, mlflow_url = _mlflow_page(port + 2)
         stack.callback(_end, page)
     next_step('endpoint = serve("models:/' + name + '@champion")')
     with listen(port=port, next_free=True) as free: found = free.getsockname()[1]
     endpoint = stack.enter_context(serve(f"models:/{name}@champion", port=found))
-    say(f"{endpoint.url}/docs answers with version {endpoint.version}" + (f" (port {port} is in use, {found} is taken instead)" if found != port else ""))
+    say(
+        f"{endpoint.url}/docs answers with version {endpoint.version}"
+        + (f" (port {port} is in use, {found} is taken instead)" if found != port else "")
+    )
     next_step('page = demo("models:/' + name + '@champion")')
     log = stack.enter_context(PredictionLog())
     page = stack.enter_context(demo(f"models:/{name}@champion", port=found + 1, log=log))
     say(f"{page.url} shares validation, model and log with the endpoint")
-    result = Quickstart(folder, readiness, version.version, endpoint, page, mlflow_url=mlflow_url if wait else None, _stack=stack)
+    result = Quickstart(
+        folder, readiness, version.version, endpoint, page, mlflow_url=mlflow_url if wait else None, _stack=stack
+    )
     client = stack.enter_context(Client(endpoint))
-    for when, (X, y), seed in [("first", (X_test.reset_index(drop=True), y_test.reset_index(drop=True)), 1), ("later", older_and_heavier(X_test, y_test), 2)]:
+    for when, (X, y), seed in [
+        ("first", (X_test.reset_index(drop=True), y_test.reset_index(drop=True)), 1),
+        ("later", older_and_heavier(X_test, y_test), 2),
+    ]:
         next_step(f'Client(endpoint).predict({when}_patients); client.feedback(prediction_id, label=...)')
         since, until, labels = _patients_come(name, client, log, X, y, seed)
-        say(f"{len(X)} {when} patients were answered (mean age {X.age.mean():.0f} years, bmi {X.bmi.mean():.1f} kg/m2); labels came back for {labels}")
+        say(
+            f"{len(X)} {when} patients were answered (mean age {X.age.mean():.0f} years, bmi {X.bmi.mean():.1f} "
+            f"kg/m2); labels came back for {labels}"
+        )
         next_step(f'report("{name}", since={since:%H:%M:%S}, until={until:%H:%M:%S})')
         result.reports.append(report(name, since=since, until=until, out=folder / "reports", log=log))
         say(_said(result.reports[-1]))

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from .errors import BundleError, ConfigError, RegistryError, need
+from .errors import ConfigError, RegistryError, need
 
 # %% ../nbs/12_registry.ipynb #6dc5be99
 def tracking_uri(
@@ -43,7 +43,9 @@ def tracking_uri(
     if scheme.split("+")[0] == "sqlite":
         path, question, query = rest.removeprefix("///").partition("?")
         if not rest.startswith("///") or path in ("", ":memory:"):
-            raise ConfigError(f"the registry {uri!r} would be gone with the process: give a file, such as sqlite:///mlflow.db")
+            raise ConfigError(
+                f"the registry {uri!r} would be gone with the process: give a file, such as sqlite:///mlflow.db"
+            )
         return f"{scheme}:///{os.path.abspath(path)}{question}{query}"
     if scheme == "file" or not colon: return Path(os.path.abspath(re.sub("^file:(//)?", "", uri))).as_uri()
     return uri.rstrip("/")
@@ -65,8 +67,10 @@ def _check_name(
     name: str,  # of a registered model
 ) -> str:       # the same name
     "Raises `ConfigError` when `name` cannot name a registered model."
-    rule = ("the name of a model is 1 to 200 letters, digits, spaces, '.', '_' or '-' (none of / : @ ? # % \\ or quotes), "
-            "such as 'chronic-risk'")
+    rule = (
+        "the name of a model is 1 to 200 letters, digits, spaces, '.', '_' or '-' (none of / : @ ? # % \\ or quotes), "
+        "such as 'chronic-risk'"
+    )
     if not isinstance(name, str): raise ConfigError(f"got a {type(name).__name__} as the name of a model: {rule}")
     bad = _refused.search(name)
     if bad: raise ConfigError(f"the name {name!r} has a {bad[0]!r}: {rule}")
@@ -79,7 +83,8 @@ def _check_alias(
 ) -> str:        # the same alias
     "Raises `ConfigError` when MLflow would not take `alias`."
     rule = "an alias is 1 to 255 letters, digits, '_' or '-', neither 'latest' nor like 'v1', such as 'champion'"
-    if not isinstance(alias, str) or not re.fullmatch(r"[\w-]{1,255}", alias): raise ConfigError(f"got {alias!r}: {rule}")
+    if not isinstance(alias, str) or not re.fullmatch(r"[\w-]{1,255}", alias):
+        raise ConfigError(f"got {alias!r}: {rule}")
     if alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
         raise ConfigError(f"MLflow keeps {alias!r} for itself: {rule}")
     return alias
@@ -105,7 +110,9 @@ def _client(uri: str):
         return _clients[key]
 
 class _Patient:
-    "A client that tries again when another process holds SQLite's lock: what was refused was rolled back, so trying again is safe."
+    """A client that tries again when another process holds SQLite's lock.
+
+    What was refused was rolled back, so trying again is safe."""
 
     def __init__(self, client: object): self._client = client
 
@@ -190,15 +197,27 @@ def _get(uri: str, route: str, **params):
     "One GET to an MLflow server with the user's MLflow credentials, no retries."
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
-    return http_request(get_default_host_creds(uri), route, "GET", max_retries=0, timeout=_patience_s, raise_on_status=False, params=params)
+
+    return http_request(
+        get_default_host_creds(uri),
+        route,
+        "GET",
+        max_retries=0,
+        timeout=_patience_s,
+        raise_on_status=False,
+        params=params,
+    )
+
 
 def _shown(uri: str) -> str:
     "An address without its password."
     return re.sub(r"//([^:/@]*):[^@/]*@", r"//\1:***@", uri)
 
 def _away(uri: str, error: object) -> RegistryError:
-    return RegistryError(f"the registry {_shown(uri)} does not answer: is it running, and is MLFLOW_TRACKING_URI right? "
-                         f"({_short(error)})")
+    return RegistryError(
+        f"the registry {_shown(uri)} does not answer: is it running, and is MLFLOW_TRACKING_URI right? "
+        f"({_short(error)})"
+    )
 
 def _short(error: object) -> str:
     "The first words of an error that may hold a page."
@@ -216,8 +235,11 @@ def _talk(uri: str | None = None, create: bool = False) -> Iterator[tuple]:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
         _knock(uri)
-        try: yield _client(uri), uri
-        except (MlflowException, SQLAlchemyError, OSError) as e: raise _explained(e, uri) from e  # OSError: a full disk, an upload
+        try:
+            yield _client(uri), uri
+        except (MlflowException, SQLAlchemyError, OSError) as e:
+            raise _explained(e, uri) from e  # OSError: a full disk, an upload
+
 
 class _Mute(logging.Filter):
     "Drops what a logger says while one of our calls runs in this thread; everything else passes."
@@ -242,11 +264,20 @@ def _explained(error: Exception, uri: str) -> RegistryError:
         return RegistryError(f"the registry {_shown(uri)} does not let {user or 'an unnamed user'} in: set "
                              "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     if re.search(r"(error code|^) ?403\b", text) or code == "PERMISSION_DENIED":
-        return RegistryError(f"the registry {_shown(uri)} does not allow this to {user or 'you'}: EDIT is needed on the registered "
-                             "model and on the experiment of the same name, which holds its history")
+        return RegistryError(
+            f"the registry {_shown(uri)} does not allow this to {user or 'you'}: EDIT is needed on the registered "
+            "model and on the experiment of the same name, which holds its history"
+        )
     if "out-of-date database schema" in text:
-        return RegistryError(f"the registry was made by another version of MLflow: back it up, then run  mlflow db upgrade {_shown(uri)}")
-    if "failed with exception" in text or "failed with timeout" in text or code == "TEMPORARILY_UNAVAILABLE" and "sqlite" not in uri:
+        return RegistryError(
+            f"the registry was made by another version of MLflow: back it up, then run  mlflow db upgrade {_shown(uri)}"
+        )
+    if (
+        "failed with exception" in text
+        or "failed with timeout" in text
+        or code == "TEMPORARILY_UNAVAILABLE"
+        and "sqlite" not in uri
+    ):
         return _away(uri, text)
     return RegistryError(f"the registry {_shown(uri)} refused: {text}")
 
@@ -374,8 +405,21 @@ def versions(
                  checks_passed=_passed(v.tags), task=v.tags.get(_tag + "task"), hash=v.tags.get(_tag + "hash"),
                  git_commit=v.tags.get(_tag + "git_commit"), run_id=v.run_id or None, model_id=_model_id(v),
                  description=v.description or "") for v in reversed(found)]
-    columns = ["version", "created", "aliases", "checks_passed", "task", "hash", "git_commit", "run_id", "model_id", "description"]
-    return pd.DataFrame(rows, columns=columns, dtype=object).astype({"created": "datetime64[ns, UTC]", "checks_passed": "boolean"})
+    columns = [
+        "version",
+        "created",
+        "aliases",
+        "checks_passed",
+        "task",
+        "hash",
+        "git_commit",
+        "run_id",
+        "model_id",
+        "description",
+    ]
+    return pd.DataFrame(rows, columns=columns, dtype=object).astype(
+        {"created": "datetime64[ns, UTC]", "checks_passed": "boolean"}
+    )
 
 # %% ../nbs/12_registry.ipynb #f9661daa
 @dataclass(frozen=True)
@@ -413,7 +457,9 @@ def _parse(source: str) -> tuple[str, str | None, str | None]:
     "Name, version and alias of a `models:/` address."
     found = re.fullmatch(r"models:/+([^/@]+)(?:@([^/@]+)|/(\d+|latest))", source)
     if not found:
-        raise ConfigError(f"got {source!r}: an address is models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder")
+        raise ConfigError(
+            f"got {source!r}: an address is models:/NAME@ALIAS, models:/NAME/VERSION or a bundle's folder"
+        )
     return _check_name(found[1]), found[3], found[2]
 
 # %% ../nbs/12_registry.ipynb #ce757e41
@@ -425,14 +471,18 @@ def _bundle_folder(client: object, uri: str, mv: object) -> Path:
         from mlflow.utils.file_utils import local_file_uri_to_path
         folder = Path(local_file_uri_to_path(where))
         if (folder/"MLmodel").exists(): return folder
-        raise RegistryError(f"{mv.name} version {mv.version} should lie in {folder}, which this machine does not have: start the MLflow "
-                            "server with --serve-artifacts, or mount the folder")
+        raise RegistryError(
+            f"{mv.name} version {mv.version} should lie in {folder}, which this machine does not have: start "
+            f"the MLflow "
+            "server with --serve-artifacts, or mount the folder"
+        )
     kept = home()/"bundles"/(_model_id(mv) or uuid.uuid5(uuid.NAMESPACE_URL, where).hex)
     if not (kept/"MLmodel").exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetching-") as tmp:
             got = Path(_mlflow().artifacts.download_artifacts(artifact_uri=where, dst_path=tmp, tracking_uri=uri))
-            if not (got/"MLmodel").exists(): raise RegistryError(f"{mv.name} version {mv.version} at {where} is not a model")
+            if not (got / "MLmodel").exists():
+                raise RegistryError(f"{mv.name} version {mv.version} at {where} is not a model")
             try: os.rename(got, kept)
             except OSError:
                 if not (kept/"MLmodel").exists(): raise
@@ -502,7 +552,9 @@ def _experiment(client: object, uri: str, name: str) -> str:
             if e.error_code != "RESOURCE_ALREADY_EXISTS": raise
             found = client.get_experiment_by_name(name)
     if found is None or found.lifecycle_stage != "active":
-        raise RegistryError(f"the experiment {name!r} was deleted in MLflow: restore it there, or register under another name")
+        raise RegistryError(
+            f"the experiment {name!r} was deleted in MLflow: restore it there, or register under another name"
+        )
     return found.experiment_id
 
 def _new_record(client: object, uri: str, name: str) -> str:
@@ -521,7 +573,9 @@ def _record_of(client: object, uri: str, name: str, create: bool = False) -> str
     try: run = run_id and client.get_run(run_id)
     except MlflowException as e:
         if e.error_code != "RESOURCE_DOES_NOT_EXIST": raise
-        warnings.warn(f"the history of {name!r} (run {run_id}) was deleted from MLflow for good: it begins anew", stacklevel=2)
+        warnings.warn(
+            f"the history of {name!r} (run {run_id}) was deleted from MLflow for good: it begins anew", stacklevel=2
+        )
         run = None
     if not create: return run_id if run else None
     if not run:
@@ -585,7 +639,7 @@ def _follow(client: object, name: str, run_id: str, alias: str) -> None:
 
 def _append(client: object, run_id: str, events: list[Event], **facts) -> Event | None:
     "The new event, or None when someone else wrote one at the same time."
-    now, number = datetime.now(timezone.utc), len(events) + 1
+    now, number = datetime.now(UTC), len(events) + 1
     if events: now = max(now, events[-1].time + timedelta(microseconds=1))  # clocks of several machines
     event = Event(time=now, id=uuid.uuid4().hex, number=number, **facts)
     text = event.to_json()
@@ -594,8 +648,12 @@ def _append(client: object, run_id: str, events: list[Event], **facts) -> Event 
 # %% ../nbs/12_registry.ipynb #226af321
 _unset = object()
 
-def _move(client, uri, name, alias, choose, *, action, reason, who, expected=_unset, forced=False, strict=True) -> Event | None:
-    "Move `alias` to `choose(events, current)`; None when it points there already; `strict`: a move by someone else meanwhile is an error."
+def _move(
+    client, uri, name, alias, choose, *, action, reason, who, expected=_unset, forced=False, strict=True
+) -> Event | None:
+    """Move `alias` to `choose(events, current)`; None when it points there already.
+
+    `strict`: a move by someone else meanwhile is an error."""
     run_id = _record_of(client, uri, name, create=True)
     began = None
     for _ in range(50):
@@ -604,19 +662,44 @@ def _move(client, uri, name, alias, choose, *, action, reason, who, expected=_un
         said = _effective(events, alias)
         if said and began is not None and strict and said[-1].number > began: raise _told(name, alias, said[-1])
         if said and said[-1].version != current or not said and current is not None:
-            noted = _append(client, run_id, events, action="moved", alias=alias, version=current, who="unknown",
-                            previous=said[-1].version if said else None,
-                            reason="found moved by other means than deploy_assist" if said else "found when the record began")
+            noted = _append(
+                client,
+                run_id,
+                events,
+                action="moved",
+                alias=alias,
+                version=current,
+                who="unknown",
+                previous=said[-1].version if said else None,
+                reason="found moved by other means than deploy_assist" if said else "found when the record began",
+            )
             if noted: _end(client, run_id, noted, "done")
             continue
         if began is None: began = len(events)
         if expected is not _unset and (None if expected is None else str(expected)) != current:
-            raise RegistryError(f"{name}@{alias} is version {current}, not {expected} as expected: look at history({name!r}) first" +
-                                (f" (moved by {said[-1].who} at {said[-1].time:%Y-%m-%d %H:%M} UTC: {said[-1].reason})" if said else ""))
+            raise RegistryError(
+                f"{name}@{alias} is version {current}, not {expected} as expected: look at history({name!r}) first"
+                + (
+                    f" (moved by {said[-1].who} at {said[-1].time:%Y-%m-%d %H:%M} UTC: {said[-1].reason})"
+                    if said
+                    else ""
+                )
+            )
         version, passed = choose(events, current)
         if version == current: return None
-        event = _append(client, run_id, events, action=action, alias=alias, version=version, previous=current, reason=reason,
-                        who=who, checks_passed=passed, forced=forced)
+        event = _append(
+            client,
+            run_id,
+            events,
+            action=action,
+            alias=alias,
+            version=version,
+            previous=current,
+            reason=reason,
+            who=who,
+            checks_passed=passed,
+            forced=forced,
+        )
         if event: break
     else: raise RegistryError(f"{name}@{alias} is being moved by many at once: try again")
     try: _point(client, name, alias, version)
@@ -629,14 +712,21 @@ def _move(client, uri, name, alias, choose, *, action, reason, who, expected=_un
     return replace(event, state="done")
 
 def _told(name: str, alias: str, e: Event) -> RegistryError:
-    return RegistryError(f"{name}@{alias} was moved to version {e.version} by {e.who} at {e.time:%Y-%m-%d %H:%M:%S} UTC ({e.reason}) while "
-                         f"you were at it: look at history({name!r}), then promote again if it is still right")
+    return RegistryError(
+        f"{name}@{alias} was moved to version {e.version} by {e.who} at {e.time:%Y-%m-%d %H:%M:%S} UTC "
+        f"({e.reason}) while "
+        f"you were at it: look at history({name!r}), then promote again if it is still right"
+    )
 
 # %% ../nbs/12_registry.ipynb #c841bf02
 def _checked_reason(reason: str) -> str:
     reason = " ".join(reason.split()) if isinstance(reason, str) else ""
-    if not reason: raise ConfigError("a reason is needed, for those who read the history later: reason='recall up 4 points on ward B'")
-    if len(reason) > 2000: raise ConfigError(f"the reason has {len(reason)} characters, at most 2000 are kept: link to the long story")
+    if not reason:
+        raise ConfigError(
+            "a reason is needed, for those who read the history later: reason='recall up 4 points on ward B'"
+        )
+    if len(reason) > 2000:
+        raise ConfigError(f"the reason has {len(reason)} characters, at most 2000 are kept: link to the long story")
     return reason
 
 def _who(uri: str) -> str:
@@ -670,10 +760,23 @@ def promote(
         passed = _passed(mv.tags)
         if passed is False and not force:
             failed = mv.tags.get(_tag + "checks_failed")
-            raise RegistryError(f"{name} version {mv.version} failed its checks{f' ({failed})' if failed else ''}: fix and register again, "
-                                "or promote with force=True, which the history shows")
-        _move(client, uri, name, alias, lambda events, current: (str(mv.version), passed), action="promote", reason=reason,
-              who=who or _who(uri), expected=expected, forced=bool(force and passed is False))
+            raise RegistryError(
+                f"{name} version {mv.version} failed its checks{f' ({failed})' if failed else ''}: fix and "
+                f"register again, "
+                "or promote with force=True, which the history shows"
+            )
+        _move(
+            client,
+            uri,
+            name,
+            alias,
+            lambda events, current: (str(mv.version), passed),
+            action="promote",
+            reason=reason,
+            who=who or _who(uri),
+            expected=expected,
+            forced=bool(force and passed is False),
+        )
         return _version_of(mv, uri, alias)
 
 # %% ../nbs/12_registry.ipynb #5ea0db81
@@ -716,29 +819,49 @@ def rollback(
                 raise RegistryError(f"{name}@{alias} has nothing to roll back to: " +
                                     (f"version {current} is the first" if current else "no version was promoted yet"))
             return back[0], _passed(there[back[0]].tags)
-        event = _move(client, uri, name, alias, before, action="rollback", reason=reason, who=who or _who(uri), expected=expected)
+
+        event = _move(
+            client, uri, name, alias, before, action="rollback", reason=reason, who=who or _who(uri), expected=expected
+        )
         return _version_of(there[event.version], uri, alias)
 
 # %% ../nbs/12_registry.ipynb #96a3a222
 _columns = ["time", "action", "alias", "version", "previous", "reason", "who", "checks_passed", "forced", "state"]
 
 def history(
-    name: str,                # a registered model
+    name: str,  # a registered model
     *,
     alias: str | None = None,  # default: all aliases
-    uri: str | None = None,   # of the registry; default: `tracking_uri()`
-) -> pd.DataFrame:            # oldest first: time (UTC), action, alias, version, previous, reason, who, checks_passed, forced, state
-    "Every move of the model's aliases. A last row `moved`, `state` 'unrecorded', tells of an alias that was moved by other means."
+    uri: str | None = None,  # of the registry; default: `tracking_uri()`
+) -> (
+    pd.DataFrame
+):  # oldest first: time (UTC), action, alias, version, previous, reason, who, checks_passed, forced, state
+    """Every move of the model's aliases.
+
+    A last row `moved`, `state` 'unrecorded', tells of an alias that was moved by other means."""
     with _talk(uri) as (client, uri):
         events, here = _events(client, _record_of(client, uri, name)), _aliases(client, name)
         for a in dict.fromkeys([e.alias for e in events] + list(here)):
             said = _effective(events, a)
             before, now = (said[-1].version if said else None), here.get(a)
             if now != before and not (said and said[-1].state == "pending"):
-                events.append(Event(datetime.now(timezone.utc), "moved", a, now, before, "found moved by other means than deploy_assist",
-                                    "unknown", state="unrecorded"))
+                events.append(
+                    Event(
+                        datetime.now(UTC),
+                        "moved",
+                        a,
+                        now,
+                        before,
+                        "found moved by other means than deploy_assist",
+                        "unknown",
+                        state="unrecorded",
+                    )
+                )
     rows = [{c: getattr(e, c) for c in _columns} for e in events if alias in (None, e.alias)]
-    return pd.DataFrame(rows, columns=_columns, dtype=object).astype({"time": "datetime64[ns, UTC]", "checks_passed": "boolean", "forced": bool})
+    return pd.DataFrame(rows, columns=_columns, dtype=object).astype(
+        {"time": "datetime64[ns, UTC]", "checks_passed": "boolean", "forced": bool}
+    )
+
 
 def production_at(
     name: str,                # a registered model
@@ -748,8 +871,10 @@ def production_at(
     uri: str | None = None,   # of the registry; default: `tracking_uri()`
 ) -> Event | None:            # the move that put the version there; None: nothing was there
     "What was in production at a time, since when, who put it there, why, and did its checks pass."
-    try: at = pd.Timestamp(time)
-    except ValueError: raise ConfigError(f"got {time!r} as a time: give a datetime, or text such as '2026-11-02 09:00'") from None
+    try:
+        at = pd.Timestamp(time)
+    except ValueError:
+        raise ConfigError(f"got {time!r} as a time: give a datetime, or text such as '2026-11-02 09:00'") from None
     at = at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
     with _talk(uri) as (client, uri):
         events = _events(client, _record_of(client, uri, _check_name(name)))
@@ -773,10 +898,14 @@ def _confusion(y, predicted):
     figure = _figure()
     ax = figure.subplots()
     ax.imshow(counts, cmap="Blues")
-    ax.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="predicted", ylabel="actual", title="Held-out rows")
+    ax.set(
+        xticks=range(len(labels)), yticks=range(len(labels)), xlabel="predicted", ylabel="actual", title="Held-out rows"
+    )
     ax.set_xticklabels(labels, rotation=45 if len(labels) > 4 else 0), ax.set_yticklabels(labels)
     for i, j in np.ndindex(*counts.shape) if len(labels) <= 12 else ():
-        ax.text(j, i, counts[i, j], ha="center", va="center", color="white" if counts[i, j] > counts.max()/2 else "black")
+        ax.text(
+            j, i, counts[i, j], ha="center", va="center", color="white" if counts[i, j] > counts.max() / 2 else "black"
+        )
     return figure
 
 def _roc(y, score, positive):
@@ -786,7 +915,10 @@ def _roc(y, score, positive):
     figure = _figure()
     ax = figure.subplots()
     ax.plot(fpr, tpr, lw=2, label=f"area {auc(fpr, tpr):.3f}"), ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
-    ax.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC of {positive!r}"), ax.legend(loc="lower right")
+    (
+        ax.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC of {positive!r}"),
+        ax.legend(loc="lower right"),
+    )
     return figure
 
 def _against(y, predicted):
@@ -802,7 +934,10 @@ def _residuals(y, predicted):
     "What the model is wrong by."
     figure = _figure()
     ax = figure.subplots()
-    ax.scatter(predicted, np.asarray(y) - np.asarray(predicted), s=8, alpha=.5), ax.axhline(0, color="grey", lw=1, ls=":")
+    (
+        ax.scatter(predicted, np.asarray(y) - np.asarray(predicted), s=8, alpha=0.5),
+        ax.axhline(0, color="grey", lw=1, ls=":"),
+    )
     ax.set(xlabel="predicted", ylabel="actual - predicted", title="Residuals")
     return figure
 
@@ -815,10 +950,14 @@ def _features(frame, most: int = 12):
     for ax, column in zip(np.ravel(figure.subplots(rows, 4, squeeze=False)), columns + [None]*(4*rows - len(columns))):
         if column is None: ax.axis("off"); continue
         values = frame[column].dropna()
-        if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values): ax.hist(values.astype(float), bins=20)
+        if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+            ax.hist(values.astype(float), bins=20)
         else:
             top = values.astype(str).str.slice(0, 14).value_counts().head(8)
-            ax.bar(range(len(top)), top.to_numpy()), ax.set_xticks(range(len(top)), list(top.index), rotation=45, fontsize=7)
+            (
+                ax.bar(range(len(top)), top.to_numpy()),
+                ax.set_xticks(range(len(top)), list(top.index), rotation=45, fontsize=7),
+            )
         ax.set_title(str(column)[:24], fontsize=9), ax.set_yticks([]), ax.tick_params(labelsize=7)
     return figure
 
@@ -852,7 +991,10 @@ def _plots(release: object) -> dict:
             if score is not None and len(classes) == 2 and len(set(y.tolist())) == 2:
                 wanted["roc"] = lambda: _roc(y.tolist(), score, classes[1])
         elif release.task == "regression":
-            wanted |= {"predicted_actual": lambda: _against(y, predicted), "residuals": lambda: _residuals(y, predicted)}
+            wanted |= {
+                "predicted_actual": lambda: _against(y, predicted),
+                "residuals": lambda: _residuals(y, predicted),
+            }
     made = {}
     for name, draw in wanted.items():
         try: made[name] = draw()
@@ -907,7 +1049,9 @@ def _datasets(release: object) -> list:
         target = label if label in frame and frame[label].notna().any() else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = PandasDataset(frame, CodeDatasetSource(tags={}), targets=target, name=f"{release.name}-{context}"[:500])
+            data = PandasDataset(
+                frame, CodeDatasetSource(tags={}), targets=target, name=f"{release.name}-{context}"[:500]
+            )
             made.append(DatasetInput(data._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
     return made
 
@@ -924,8 +1068,8 @@ def register(
 ) -> ModelVersion:
     """Put a release into the MLflow registry: a run, a logged model, a version, an alias.
 
-    Raises `ConfigError` for a name or alias that MLflow refuses, before anything is written; `RegistryError` when the registry is out
-    of reach or refuses."""
+    Raises `ConfigError` for a name or alias that MLflow refuses, before anything is written; `RegistryError` when the
+    registry is out of reach or refuses."""
     folder = None
     if isinstance(release, (str, Path)):
         folder = _resolve_folder(Path(release)).folder
@@ -936,32 +1080,76 @@ def register(
     with tempfile.TemporaryDirectory(prefix="deploy-assist-") as tmp:
         if folder is None: folder = Path(release.save(Path(tmp)/"model"))
         with _talk(uri, create=True) as (client, uri):
-            return _register(client, uri, release, folder, Path(tmp)/"run", alias, _readiness(release, checks), description,
-                             tags or {}, who or _who(uri))
+            return _register(
+                client,
+                uri,
+                release,
+                folder,
+                Path(tmp) / "run",
+                alias,
+                _readiness(release, checks),
+                description,
+                tags or {},
+                who or _who(uri),
+            )
 
 # %% ../nbs/12_registry.ipynb #64a01d18
 def _register(client, uri, release, folder, extra, alias, readiness, description, tags, who) -> ModelVersion:
     name, commit = release.name, _git_commit()
     facts = {_tag + "task": release.task, _tag + "hash": release.hash, **_check_tags(readiness), **tags}
     if commit: facts |= {_tag + "git_commit": commit}
-    run_tags = {"mlflow.user": who, "mlflow.source.type": "LOCAL", "mlflow.source.name": "deploy_assist", **facts, **({"mlflow.source.git.commit": commit} if commit else {})}
+    run_tags = {
+        "mlflow.user": who,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": "deploy_assist",
+        **facts,
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+    }
     experiment = _experiment(client, uri, name)
     run_id = client.create_run(experiment, tags=run_tags, run_name=f"register {name}").info.run_id
     model_id = version = None
     try:
         _log_run(client, run_id, release, folder, extra, readiness)
-        model = client.create_logged_model(experiment, name="model", source_run_id=run_id, tags=facts, params=_params(release.params),
-                                           model_type=release.task)
+        model = client.create_logged_model(
+            experiment,
+            name="model",
+            source_run_id=run_id,
+            tags=facts,
+            params=_params(release.params),
+            model_type=release.task,
+        )
         model_id = model.model_id
         _log_model(client, run_id, release, folder, model)
         _ensure_model(client, uri, name)
-        version = str(client.create_model_version(name, _source(client, uri, model_id), run_id, description=description or None,
-                                                  tags={**facts, _tag + "model_id": model_id}, model_id=model_id, await_creation_for=0).version)
-        if not uri.startswith("http"):  # a server does this itself: MLflow's pages then link the logged model to its version
-            client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([dict(name=name, version=version)])})
+        version = str(
+            client.create_model_version(
+                name,
+                _source(client, uri, model_id),
+                run_id,
+                description=description or None,
+                tags={**facts, _tag + "model_id": model_id},
+                model_id=model_id,
+                await_creation_for=0,
+            ).version
+        )
+        if not uri.startswith(
+            "http"
+        ):  # a server does this itself: MLflow's pages then link the logged model to its version
+            client.set_logged_model_tags(
+                model_id, {"mlflow.modelVersions": json.dumps([dict(name=name, version=version)])}
+            )
         if alias is not None:
-            _move(client, uri, name, alias, lambda events, current: (version, _check_passed(readiness)), action="register",
-                  reason=description or "registered", who=who, strict=False)
+            _move(
+                client,
+                uri,
+                name,
+                alias,
+                lambda events, current: (version, _check_passed(readiness)),
+                action="register",
+                reason=description or "registered",
+                who=who,
+                strict=False,
+            )
         client.set_terminated(run_id, "FINISHED")
     except BaseException:
         _undo(client, name, run_id, model_id, version)
@@ -989,8 +1177,10 @@ def _log_model(client, run_id, release, folder, model) -> None:
     from mlflow.entities import LoggedModelOutput, Metric
     with tempfile.TemporaryDirectory(prefix="deploy-assist-") as tmp:
         client.log_model_artifacts(model.model_id, str(_stamped(folder, Path(tmp)/"model", run_id, model)))
-    now = int(datetime.now(timezone.utc).timestamp()*1000)
-    client.log_batch(run_id, metrics=[Metric(k, v, now, 0, model_id=model.model_id) for k, v in _metrics(release.metrics).items()])
+    now = int(datetime.now(UTC).timestamp()*1000)
+    client.log_batch(
+        run_id, metrics=[Metric(k, v, now, 0, model_id=model.model_id) for k, v in _metrics(release.metrics).items()]
+    )
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     client.finalize_logged_model(model.model_id, "READY")
 
@@ -998,8 +1188,14 @@ def _stamped(folder, to, run_id, model) -> Path:
     "A copy of the bundle whose MLmodel names its run and its logged model; no file that counts for the bundle's hash changes."
     shutil.copytree(folder, to, ignore=shutil.ignore_patterns("registered_model_meta", "__pycache__"))
     facts = json.loads((to/"MLmodel").read_text("utf-8"))
-    facts |= dict(run_id=run_id, model_id=model.model_id, model_uuid=model.model_id, artifact_path=model.artifact_location,
-                  mlflow_version=_mlflow().__version__, utc_time_created=str(datetime.now(timezone.utc).replace(tzinfo=None)))
+    facts |= dict(
+        run_id=run_id,
+        model_id=model.model_id,
+        model_uuid=model.model_id,
+        artifact_path=model.artifact_location,
+        mlflow_version=_mlflow().__version__,
+        utc_time_created=str(datetime.now(UTC).replace(tzinfo=None)),
+    )
     (to/"MLmodel").write_text(json.dumps(facts, indent=1), "utf-8")
     return to
 
@@ -1016,7 +1212,9 @@ def _ensure_model(client, uri, name) -> None:
         if e.error_code != "RESOURCE_ALREADY_EXISTS": raise
 
 def _source(client, uri, model_id) -> str:
-    "The version's source: MLflow's pages link `models:/ID`, but a database reads that through the process's own tracking address."
+    """The version's source.
+
+    MLflow's pages link `models:/ID`, but a database reads that through the process's own tracking address."""
     if uri.startswith("http") or _mlflow().get_tracking_uri() == uri: return f"models:/{model_id}"
     return client.get_logged_model(model_id).artifact_location
 
@@ -1026,5 +1224,7 @@ def _undo(client, name, run_id, model_id, version) -> None:
     if version: steps.insert(0, lambda: client.delete_model_version(name, version))
     if model_id: steps.append(lambda: client.delete_logged_model(model_id))
     for step in steps:
-        try: step()
-        except Exception as e: warnings.warn(f"run {run_id} of {name} is left unfinished in the registry: {_short(e)}", stacklevel=2)
+        try:
+            step()
+        except Exception as e:
+            warnings.warn(f"run {run_id} of {name} is left unfinished in the registry: {_short(e)}", stacklevel=2)

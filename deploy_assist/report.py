@@ -30,7 +30,7 @@ import pandas as pd
 
 from .config import DEFAULTS, from_toml
 from .drift import Drift
-from .errors import ConfigError, DeployAssistError, LogError, RegistryError, ReportError, need, one_line
+from .errors import ConfigError, RegistryError, ReportError, need, one_line
 from .predictions import PredictionLog, moment, window_names
 from .profile import as_name, as_numbers
 from .quality import wilson
@@ -47,7 +47,8 @@ def number(
     if x is None or isinstance(x, str): return x or "–"
     x = float(x)
     if not np.isfinite(x): return "–"
-    if x and abs(x) < 1e-3: said = f"{x:.1g}" if abs(x) < 1e-5 else np.format_float_positional(float(f"{x:.2g}"), trim="-")
+    if x and abs(x) < 1e-3:
+        said = f"{x:.1g}" if abs(x) < 1e-5 else np.format_float_positional(float(f"{x:.2g}"), trim="-")
     elif abs(x) >= 1e7: said = f"{x:.3g}"
     else: said = f"{x:,.0f}" if x == int(x) or abs(x) >= 1000 else f"{x:.3g}"
     return f"{said} {unit}".rstrip().replace("-", "\u2212", 1 if x < 0 else 0)
@@ -80,8 +81,10 @@ def span(
 _HEX = dict(r="#aebfd3", rl="#4a6587", c="#c84b00", cb="#c84b00")
 
 def _svg(width: int, height: int, title: str, *parts: str) -> str:
-    return (f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{escape(title)}">'
-            + "".join(parts) + "</svg>")
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
+    )
 
 def _steps(shares: Sequence[float], top: float, width: float, height: float, close: bool) -> str:
     "The outline of a histogram as SVG path data."
@@ -99,11 +102,17 @@ def histogram(
 ) -> str:
     "Two histograms over each other: the baseline filled, the window as a line."
     top, h = max([*reference, *current, 1e-12]), height - 14
-    return _svg(width, height, title,
-                f'<path class="r" fill="{_HEX["r"]}" d="{_steps(reference, top, width, h, True)}"/>',
-                f'<path class="c" fill="none" stroke="{_HEX["c"]}" d="{_steps(current, top, width, h, False)}"/>' if sum(current) else "",
-                f'<text x="0" y="{height - 2}">{escape(ends[0])}</text>',
-                f'<text x="{width}" y="{height - 2}" text-anchor="end">{escape(ends[1])}</text>')
+    return _svg(
+        width,
+        height,
+        title,
+        f'<path class="r" fill="{_HEX["r"]}" d="{_steps(reference, top, width, h, True)}"/>',
+        f'<path class="c" fill="none" stroke="{_HEX["c"]}" d="{_steps(current, top, width, h, False)}"/>'
+        if sum(current)
+        else "",
+        f'<text x="0" y="{height - 2}">{escape(ends[0])}</text>',
+        f'<text x="{width}" y="{height - 2}" text-anchor="end">{escape(ends[1])}</text>',
+    )
 
 # %% ../nbs/24_report.ipynb #a87b80da
 def bars(
@@ -119,9 +128,13 @@ def bars(
     for i, (name, r, c) in enumerate(list(zip(names, reference, current))[:most]):
         y, name = 16 * i, str(name)
         label = name if len(name) <= 15 else name[:14] + "…"
-        parts.append(f'<text x="0" y="{y + 11}">{escape(label)}</text><rect class="r" fill="{_HEX["r"]}" x="92" y="{y + 1}" '
-                     f'width="{r / top * (width - 128):.1f}" height="12"/><rect class="cb" fill="{_HEX["cb"]}" x="92" y="{y + 5}" '
-                     f'width="{c / top * (width - 128):.1f}" height="4"/><text x="{width}" y="{y + 11}" text-anchor="end">{percent(c)}</text>')
+        parts.append(
+            f'<text x="0" y="{y + 11}">{escape(label)}</text><rect class="r" fill="{_HEX["r"]}" x="92" y="{y + 1}" '
+            f'width="{r / top * (width - 128):.1f}" height="12"/><rect class="cb" fill="{_HEX["cb"]}" x="92" '
+            f'y="{y + 5}" '
+            f'width="{c / top * (width - 128):.1f}" height="4"/><text x="{width}" y="{y + 11}" '
+            f'text-anchor="end">{percent(c)}</text>'
+        )
     return _svg(width, 16 * min(len(names), most), title, *parts)
 
 # %% ../nbs/24_report.ipynb #e852379d
@@ -141,11 +154,18 @@ def sparkline(
     room = (high - low) or abs(high) or 1.0
     x = lambda i: 3 + i * (width - 6) / max(len(v) - 1, 1)
     y = lambda s: height - 4 - (s - low) / room * (height - 8)
-    d = "".join(f"{'L' if i and v[i - 1] is not None else 'M'}{x(i):.1f} {y(s):.1f}" for i, s in enumerate(v) if s is not None)
+    d = "".join(
+        f"{'L' if i and v[i - 1] is not None else 'M'}{x(i):.1f} {y(s):.1f}" for i, s in enumerate(v) if s is not None
+    )
     last = max(i for i, s in enumerate(v) if s is not None)
-    return _svg(width, height, title, f'<path class="lim" stroke="#888" d="M0 {y(limit):.1f}H{width}"/>' if limit is not None else "",
-                f'<path class="rl" fill="none" stroke="{_HEX["rl"]}" d="{d}"/>',
-                f'<circle class="cb" fill="{_HEX["cb"]}" cx="{x(last):.1f}" cy="{y(v[last]):.1f}" r="2.5"/>')
+    return _svg(
+        width,
+        height,
+        title,
+        f'<path class="lim" stroke="#888" d="M0 {y(limit):.1f}H{width}"/>' if limit is not None else "",
+        f'<path class="rl" fill="none" stroke="{_HEX["rl"]}" d="{d}"/>',
+        f'<circle class="cb" fill="{_HEX["cb"]}" cx="{x(last):.1f}" cy="{y(v[last]):.1f}" r="2.5"/>',
+    )
 
 # %% ../nbs/24_report.ipynb #41b09a39
 _TEMPLATES = files("deploy_assist") / "templates"
@@ -157,7 +177,14 @@ class Html(str):
 @lru_cache(1)
 def _macros() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    env = Environment(loader=FileSystemLoader(str(_TEMPLATES)), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+
+    env = Environment(
+        loader=FileSystemLoader(str(_TEMPLATES)),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
     env.filters |= dict(number=number, percent=percent, mark=lambda a: MARKS.get(a, MARKS["cannot tell"]))
     return env.get_template("report.html.j2").module
 
@@ -172,10 +199,17 @@ def _svg_ok(text: str) -> Any:
     return Markup(text)
 
 # %% ../nbs/24_report.ipynb #8dd01540
-MARKS = {"keep": ("keep", "✓"), "watch": ("watch", "◐"), "retrain": ("act", "↻"), "roll back": ("act", "↩"), "cannot tell": ("ask", "?")}
+MARKS = {
+    "keep": ("keep", "✓"),
+    "watch": ("watch", "◐"),
+    "retrain": ("act", "↻"),
+    "roll back": ("act", "↩"),
+    "cannot tell": ("ask", "?"),
+}
 
 DO = {  # cause -> what to do
-    "missing": "look at the feed that fills this column; until it is mended, predictions rest on what the pipeline puts in its place",
+    "missing": "look at the feed that fills this column; until it is mended, predictions rest on what the "
+    "pipeline puts in its place",
     "unit": "convert the values back where they enter, and agree on the unit with whoever sends them",
     "stuck": "check the sensor or the job that writes this column: it repeats itself",
     "unseen": "ask the sender about the new values; map them, or train with them",
@@ -186,8 +220,18 @@ DO = {  # cause -> what to do
     "model": "look at the slices below; retrain when the conditions are met",
     "service": "look at the machine, its load and what the endpoint calls",
 }
-_WORDS = {"missing": "values missing", "unit": "another unit", "stuck": "stuck value", "unseen": "unseen values", "range": "out of range",
-          "population": "moved", "joint": "moved together", "labels": "labels moved", "model": "quality", "service": "service"}
+_WORDS = {
+    "missing": "values missing",
+    "unit": "another unit",
+    "stuck": "stuck value",
+    "unseen": "unseen values",
+    "range": "out of range",
+    "population": "moved",
+    "joint": "moved together",
+    "labels": "labels moved",
+    "model": "quality",
+    "service": "service",
+}
 
 # %% ../nbs/24_report.ipynb #0fdba43f
 @dataclass(frozen=True)
@@ -199,8 +243,10 @@ class Monitor:
     roles: dict = field(default_factory=dict)         # prediction, score, label, time, latency, version -> column
     schema: Schema | None = None
     requests: pd.DataFrame | None = None
-    requests_before: pd.DataFrame | None = None       # of the window before, to compare latencies with
-    about: dict = field(default_factory=dict)         # since, until, created, timezone, version, baseline, slo, metrics, thresholds
+    requests_before: pd.DataFrame | None = None  # of the window before, to compare latencies with
+    about: dict = field(
+        default_factory=dict
+    )  # since, until, created, timezone, version, baseline, slo, metrics, thresholds
     earlier: tuple[dict, ...] = ()                    # earlier reports, oldest first
 
     @cached_property
@@ -210,10 +256,19 @@ class Monitor:
         given = self.about.get("thresholds") or {}
         service = self.requests if self.requests is not None and len(self.requests) else None
         before = self.requests_before if self.requests_before is not None and len(self.requests_before) else None
-        return compare(self.baseline, self.current, schema=self.schema, thresholds={**slo, **given}, weights=self.weights,
-                       service=service, service_baseline=before, metrics_at_release=self.about.get("metrics"),
-                       version_change=self.version_change, history=self.earlier,
-                       **{k: self.roles.get(k) for k in ("prediction", "score", "label", "time")})
+        return compare(
+            self.baseline,
+            self.current,
+            schema=self.schema,
+            thresholds={**slo, **given},
+            weights=self.weights,
+            service=service,
+            service_baseline=before,
+            metrics_at_release=self.about.get("metrics"),
+            version_change=self.version_change,
+            history=self.earlier,
+            **{k: self.roles.get(k) for k in ("prediction", "score", "label", "time")},
+        )
 
     @property
     def zone(self) -> str: return self.about.get("timezone") or "UTC"
@@ -255,12 +310,15 @@ def hits(
         new = {v for v in now.dropna().unique() if as_name(v) not in known}
         return now.isin(new).to_numpy(), 0.0
     if f.cause == "stuck":
-        if isinstance(d.get("value"), str): return (now.astype(str) == d["value"]).to_numpy(), float((base.astype(str) == d["value"]).mean())
+        if isinstance(d.get("value"), str):
+            return (now.astype(str) == d["value"]).to_numpy(), float((base.astype(str) == d["value"]).mean())
         return as_numbers(now) == d["value"], float(np.mean(as_numbers(base) == d["value"]))
     if f.cause not in ("range", "unit", "population"): return None
     if not pd.api.types.is_numeric_dtype(base.dtype) or pd.api.types.is_bool_dtype(base.dtype):
         a, b = base.map(as_name, na_action="ignore"), now.map(as_name, na_action="ignore")
-        up = (b.value_counts(normalize=True) - a.value_counts(normalize=True).reindex(b.dropna().unique(), fill_value=0)).idxmax()
+        up = (
+            b.value_counts(normalize=True) - a.value_counts(normalize=True).reindex(b.dropna().unique(), fill_value=0)
+        ).idxmax()
         return (b == up).to_numpy(bool), float((a == up).mean())
     x, y = as_numbers(base), as_numbers(now)
     x = x[np.isfinite(x)]
@@ -284,7 +342,8 @@ def chunks(
         t = pd.to_datetime(times, utc=True).to_numpy("datetime64[us]").astype(np.int64) / 1e6
         t = np.where(times.isna(), np.nanmin(np.where(times.isna(), np.nan, t)), t)
         lo, hi = t.min(), t.max()
-        if since and until and (hi - lo) > .5 * (until.timestamp() - since.timestamp()): lo, hi = since.timestamp(), until.timestamp()
+        if since and until and (hi - lo) > 0.5 * (until.timestamp() - since.timestamp()):
+            lo, hi = since.timestamp(), until.timestamp()
         if hi > lo:
             at = np.clip(((t - lo) / (hi - lo) * most).astype(int), 0, most - 1)
             return at, [datetime.fromtimestamp(lo + (hi - lo) * i / most, UTC) for i in range(most)]
@@ -403,12 +462,19 @@ def _changed(self: Monitor) -> str:
     said = [f"new: {', '.join(sorted(map(word, new - old))[:4])}"] if new - old else []
     if old - new: said.append(f"gone: {', '.join(sorted(map(word, old - new))[:4])}")
     when = clock(self.last.get("report", {}).get("until"), self.zone)
-    return f"The report up to {when} said {self.last.get('action')}; {'; '.join(said) if said else 'the findings are the same'}."
+    return (
+        f"The report up to {when} said {self.last.get('action')}; "
+        f"{'; '.join(said) if said else 'the findings are the same'}."
+    )
+
 
 def verdict_line(self: Monitor) -> Html:
     "The verdict, its cause, one next step, what changed."
     v = self.verdict
-    return _section("verdict", name=self.name, action=v.action, summary=v.summary, advice=v.advice, changed=_changed(self))
+    return _section(
+        "verdict", name=self.name, action=v.action, summary=v.summary, advice=v.advice, changed=_changed(self)
+    )
+
 
 Monitor.verdict_line = verdict_line
 
@@ -426,7 +492,13 @@ def trust(self: Monitor) -> Html:
     a, n, usual = self.about, len(self.current), _usual_rows(self)
     facts = []
     if self.since and self.until:
-        facts.append(("Window", f"{clock(self.since, self.zone)} to {clock(self.until, self.zone)}", f"{self.zone}, {span((self.until - self.since).total_seconds())}"))
+        facts.append(
+            (
+                "Window",
+                f"{clock(self.since, self.zone)} to {clock(self.until, self.zone)}",
+                f"{self.zone}, {span((self.until - self.since).total_seconds())}",
+            )
+        )
     else: facts.append(("Window", "a frame without times", ""))
     facts.append(("Rows", f"{n:,}", f"usual: {usual:,.0f}" if usual else "no earlier report to compare with"))
     if a.get("version"): facts.append(("Model version", f"{a['version']}", _served(self)))
@@ -436,7 +508,13 @@ def trust(self: Monitor) -> Html:
     t = column_of(self.current, self.roles.get("time"))
     if t is not None and t.notna().any() and self.until:
         last = pd.to_datetime(t, utc=True).max().to_pydatetime()
-        facts.append(("Last row", clock(last, self.zone), f"{span(max(0, int((self.until - last).total_seconds())))} before the window's end"))
+        facts.append(
+            (
+                "Last row",
+                clock(last, self.zone),
+                f"{span(max(0, int((self.until - last).total_seconds())))} before the window's end",
+            )
+        )
     facts.append(("Baseline", f"{len(self.baseline):,} rows", a.get("baseline") or "a frame"))
     facts.append(("Report made", clock(a.get("created"), self.zone), f"deploy_assist {a.get('library', '')}"))
     return _section("trust", facts=facts)
@@ -458,8 +536,13 @@ def _traffic(self: Monitor) -> dict:
     at, _ = self._chunked
     line = sparkline(np.bincount(at, minlength=12).tolist(), title="rows over the window") if n else ""
     hours = (self.until - self.since).total_seconds() / 3600 if self.since and self.until else 0
-    return _tile("Traffic", f"{n:,} rows", f"{n / usual - 1:+.0%} on the usual {usual:,.0f}" if usual else "no earlier report",
-                 f"{number(n / hours)} an hour" if hours else "", line)
+    return _tile(
+        "Traffic",
+        f"{n:,} rows",
+        f"{n / usual - 1:+.0%} on the usual {usual:,.0f}" if usual else "no earlier report",
+        f"{number(n / hours)} an hour" if hours else "",
+        line,
+    )
 
 def _clean(self: Monitor) -> dict:
     cols = [c for c in self.inputs if c in self.current]
@@ -469,21 +552,37 @@ def _clean(self: Monitor) -> dict:
     k = int(blank.sum()) + gone * len(self.current)
     before = float(self.baseline[self.inputs].isna().to_numpy().mean()) if self.inputs and len(self.baseline) else 0.0
     low, high = wilson(k, cells)
-    line = sparkline(per_chunk(blank.mean(1), self._chunked[0]), title="missing cells over the window") if blank.shape[1] and k else ""
+    line = (
+        sparkline(per_chunk(blank.mean(1), self._chunked[0]), title="missing cells over the window")
+        if blank.shape[1] and k
+        else ""
+    )
     broken = {f.column for f in self.verdict.findings if f.cause in ("missing", "unit", "stuck", "unseen", "range")}
-    return _tile("Data quality", f"{percent(k / cells)} missing" if len(self.current) else "–", f"{percent(before)} in the baseline",
-                 f"95%: {percent(low)} to {percent(high)}" if len(self.current) else "", line,
-                 f"{len(broken)} column{'' if len(broken) == 1 else 's'} with a finding" if broken else "")
+    return _tile(
+        "Data quality",
+        f"{percent(k / cells)} missing" if len(self.current) else "–",
+        f"{percent(before)} in the baseline",
+        f"95%: {percent(low)} to {percent(high)}" if len(self.current) else "",
+        line,
+        f"{len(broken)} column{'' if len(broken) == 1 else 's'} with a finding" if broken else "",
+    )
 
 def _drifted(self: Monitor) -> dict:
     v = self.verdict
     moved = [f for f in v.findings if f.cause in ("population", "joint", "labels")]
     worst = max(v.columns, key=lambda d: d.effect, default=None)
-    past = [len([f for f in r.get("findings", []) if f["cause"] in ("population", "joint", "labels")]) for r in self.earlier[-11:]]
-    return _tile("Drift", f"{len({f.column for f in moved if f.column})} of {len(self.inputs)} moved",
-                 f"largest: {worst.column}, {'KS' if worst.ks is not None else 'share'} {number(worst.effect)}" if worst else "",
-                 f"limit: KS {number(v.limits.get('ks'))}, PSI {number(v.limits.get('psi'))}" if v.limits else "",
-                 sparkline([*past, len(moved)], title="moved columns, report by report") if past else "", "beyond the limit" if moved else "")
+    past = [
+        len([f for f in r.get("findings", []) if f["cause"] in ("population", "joint", "labels")])
+        for r in self.earlier[-11:]
+    ]
+    return _tile(
+        "Drift",
+        f"{len({f.column for f in moved if f.column})} of {len(self.inputs)} moved",
+        f"largest: {worst.column}, {'KS' if worst.ks is not None else 'share'} {number(worst.effect)}" if worst else "",
+        f"limit: KS {number(v.limits.get('ks'))}, PSI {number(v.limits.get('psi'))}" if v.limits else "",
+        sparkline([*past, len(moved)], title="moved columns, report by report") if past else "",
+        "beyond the limit" if moved else "",
+    )
 
 # %% ../nbs/24_report.ipynb #369f5ee2
 def _output_series(self: Monitor) -> tuple[str, pd.Series | None, pd.Series | None]:
@@ -493,25 +592,54 @@ def _output_series(self: Monitor) -> tuple[str, pd.Series | None, pd.Series | No
         if c is None or b is None or b.isna().all(): continue
         if role == "score" or (pd.api.types.is_numeric_dtype(b.dtype) and b.nunique() > 20):
             return f"mean {role}", pd.Series(as_numbers(b)), pd.Series(as_numbers(c))
-        top = as_name(b.dropna().unique().max() if pd.api.types.is_numeric_dtype(b.dtype) else b.value_counts().index[-1])
-        return f"predicted {top}", b.map(as_name, na_action="ignore").eq(top).astype(float).where(b.notna()), c.map(as_name, na_action="ignore").eq(top).astype(float).where(c.notna())
+        top = as_name(
+            b.dropna().unique().max() if pd.api.types.is_numeric_dtype(b.dtype) else b.value_counts().index[-1]
+        )
+        return (
+            f"predicted {top}",
+            b.map(as_name, na_action="ignore").eq(top).astype(float).where(b.notna()),
+            c.map(as_name, na_action="ignore").eq(top).astype(float).where(c.notna()),
+        )
     return "", None, None
 
 def _predicted(self: Monitor) -> dict:
     what, b, c = _output_series(self)
-    if c is None or not c.notna().any(): return _tile("Predictions", "–", "no predictions in this window" if self.roles.get("prediction") or self.roles.get("score") else "no predictions were given")
+    if c is None or not c.notna().any():
+        return _tile(
+            "Predictions",
+            "–",
+            "no predictions in this window"
+            if self.roles.get("prediction") or self.roles.get("score")
+            else "no predictions were given",
+        )
     m, n = float(c.mean()), int(c.notna().sum())
     half = 1.96 * float(c.std()) / np.sqrt(n) if n > 1 else float("nan")
     show = percent if what.startswith("predicted") else number
-    return _tile("Predictions", f"{show(m)}", f"{what}; {show(float(b.mean()))} in the baseline", f"95%: {show(m - half)} to {show(m + half)}" if n > 1 else "",
-                 sparkline(per_chunk(c.to_numpy(float), self._chunked[0]), title=f"{what} over the window"))
+    return _tile(
+        "Predictions",
+        f"{show(m)}",
+        f"{what}; {show(float(b.mean()))} in the baseline",
+        f"95%: {show(m - half)} to {show(m + half)}" if n > 1 else "",
+        sparkline(per_chunk(c.to_numpy(float), self._chunked[0]), title=f"{what} over the window"),
+    )
 
 def _beyond(self: Monitor, cause: str) -> str:
     return "beyond the limit" if any(f.cause == cause for f in self.verdict.findings) else ""
 
 _BEST = ("roc_auc", "accuracy", "mae", "rmse")
-METRIC = dict(roc_auc="ROC AUC", accuracy="accuracy", balanced_accuracy="balanced accuracy", f1="F1", brier="Brier score", log_loss="log loss",
-              calibration="calibration error", mae="MAE", rmse="RMSE", r2="R²", bias="bias")
+METRIC = dict(
+    roc_auc="ROC AUC",
+    accuracy="accuracy",
+    balanced_accuracy="balanced accuracy",
+    f1="F1",
+    brier="Brier score",
+    log_loss="log loss",
+    calibration="calibration error",
+    mae="MAE",
+    rmse="RMSE",
+    r2="R²",
+    bias="bias",
+)
 
 def _scored(self: Monitor) -> dict:
     q = self.verdict.quality or {}
@@ -520,21 +648,49 @@ def _scored(self: Monitor) -> dict:
     past = [(r.get("quality") or {}).get("after") or {} for r in self.earlier[-11:]]
     if best:
         m = now[best]
-        line = sparkline([*((p.get(best) or {}).get("value") for p in past), m["value"]], title=f"{METRIC[best]}, report by report")
-        return _tile("Quality", f"{METRIC[best]} {number(m['value'])}", f"{number(before[best]['value'])} on held-out rows" if best in before else "",
-                     f"95%: {number(m['low'])} to {number(m['high'])}, {m['n']:,} labels", line, _beyond(self, "model"))
+        line = sparkline(
+            [*((p.get(best) or {}).get("value") for p in past), m["value"]], title=f"{METRIC[best]}, report by report"
+        )
+        return _tile(
+            "Quality",
+            f"{METRIC[best]} {number(m['value'])}",
+            f"{number(before[best]['value'])} on held-out rows" if best in before else "",
+            f"95%: {number(m['low'])} to {number(m['high'])}, {m['n']:,} labels",
+            line,
+            _beyond(self, "model"),
+        )
     best = next((m for m in _BEST if m in est), None)
-    if best: return _tile("Quality", f"{METRIC[best]} ≈ {number(est[best])}", "estimated: no labels have come", f"{number(before[best]['value'])} on held-out rows" if best in before else "")
+    if best:
+        return _tile(
+            "Quality",
+            f"{METRIC[best]} ≈ {number(est[best])}",
+            "estimated: no labels have come",
+            f"{number(before[best]['value'])} on held-out rows" if best in before else "",
+        )
     return _tile("Quality", "–", "no labels in this window", "")
 
 def _served_tile(self: Monitor) -> dict:
-    s, lim = self._level, self.verdict.limits
+    s = self._level
     if not s.get("requests"): return _tile("Service", "–", "no requests are known for this window")
     r = self._requests
     at, _ = chunks(r.get("time"), len(r), self.since, self.until)
-    line = sparkline(per_chunk(as_numbers(r["latency_ms"]), at, lambda x: np.quantile(x, .95)), limit=s["p95_limit_ms"], title="p95 over the window") if "latency_ms" in r else ""
-    return _tile("Service", f"p95 {number(s.get('p95_ms'))} ms", f"limit {number(s['p95_limit_ms'])} ms",
-                 f"{percent(s.get('error_rate'))} failed, limit {percent(1 - s['answered_limit'])}" if "error_rate" in s else "", line, _beyond(self, "service"))
+    line = (
+        sparkline(
+            per_chunk(as_numbers(r["latency_ms"]), at, lambda x: np.quantile(x, 0.95)),
+            limit=s["p95_limit_ms"],
+            title="p95 over the window",
+        )
+        if "latency_ms" in r
+        else ""
+    )
+    return _tile(
+        "Service",
+        f"p95 {number(s.get('p95_ms'))} ms",
+        f"limit {number(s['p95_limit_ms'])} ms",
+        f"{percent(s.get('error_rate'))} failed, limit {percent(1 - s['answered_limit'])}" if "error_rate" in s else "",
+        line,
+        _beyond(self, "service"),
+    )
 
 # %% ../nbs/24_report.ipynb #c69924a7
 @cached_property
@@ -561,7 +717,10 @@ for _name in ("_requests", "_level"): Monitor.__dict__[_name].__set_name__(Monit
 # %% ../nbs/24_report.ipynb #468b5a5a
 def _facts_of(self: Monitor, f: Finding) -> list[tuple[str, str]]:
     b, c = (column_of(x, f.column) for x in (self.baseline, self.current))
-    out = [("effect", _effect(self, f)), ("evidence", f"p = {f.p_value:.1g}" if f.p_value >= 1e-12 else "p < 1e\u221212")]
+    out = [
+        ("effect", _effect(self, f)),
+        ("evidence", f"p = {f.p_value:.1g}" if f.p_value >= 1e-12 else "p < 1e\u221212"),
+    ]
     got = hits(f, b, c) if b is not None and c is not None and len(c) else None
     if got is not None:
         mask, usual = got
@@ -569,7 +728,9 @@ def _facts_of(self: Monitor, f: Finding) -> list[tuple[str, str]]:
         out.append(("rows hit", f"{'about ' if f.cause == 'population' else ''}{k:,} of {len(mask):,}"))
         start = began(mask, usual, *self._chunked)
         out.append(("since", f"about {clock(start, self.zone)}" if start else "all of the window"))
-        where = segment(mask, self.current, [x for x in (*self.inputs, self.roles.get("version")) if x and x != f.column])
+        where = segment(
+            mask, self.current, [x for x in (*self.inputs, self.roles.get("version")) if x and x != f.column]
+        )
         if where: out.append(("most in", where))
     if f.column in self.weights: out.append(("weight in the model", percent(self.weights[f.column])))
     return out
@@ -581,18 +742,35 @@ def _effect(self: Monitor, f: Finding) -> str:
     if f.cause == "population" and d is not None:
         if d.kind == "category": return f"{percent(d.tv)} of the rows changed category, PSI {number(d.psi)}"
         unit, by = _unit(self, f.column), float(d.after.get("median") or 0) - float(d.before.get("median") or 0)
-        return f"median {'+' if by > 0 else ''}{number(by, unit)}, moved by {number(d.w1, unit)} on average, KS {number(d.ks)}"
+        return (
+            f"median {'+' if by > 0 else ''}{number(by, unit)}, moved by {number(d.w1, unit)} on average, KS "
+            f"{number(d.ks)}"
+        )
     if f.cause == "service": return f"{f.effect:+.0%}"
     loss = f.data.get("loss")
-    if loss is not None: return f"{METRIC.get(loss.metric, loss.metric)} worse by {number(loss.loss)} (95%: {number(loss.low)} to {number(loss.high)})"
+    if loss is not None:
+        return (
+            f"{METRIC.get(loss.metric, loss.metric)} worse by {number(loss.loss)} (95%: {number(loss.low)} "
+            f"to {number(loss.high)})"
+        )
     return number(f.effect)
 
 def findings(self: Monitor) -> Html:
     "What changed beyond chance and tolerance, worst first."
-    found = [dict(word=_WORDS.get(f.cause, f.cause), column=f.column, message=f.message, facts=_facts_of(self, f), todo=DO.get(f.cause, ""),
-                  kind="act" if f.cause in ("missing", "unit", "stuck", "unseen", "model") else "watch") for f in self.verdict.findings]
+    found = [
+        dict(
+            word=_WORDS.get(f.cause, f.cause),
+            column=f.column,
+            message=f.message,
+            facts=_facts_of(self, f),
+            todo=DO.get(f.cause, ""),
+            kind="act" if f.cause in ("missing", "unit", "stuck", "unseen", "model") else "watch",
+        )
+        for f in self.verdict.findings
+    ]
     notes = [*self.verdict.notes]
-    if self.about.get("hidden"): notes.append(f"hashed or not logged, so not compared: {', '.join(self.about['hidden'])}")
+    if self.about.get("hidden"):
+        notes.append(f"hashed or not logged, so not compared: {', '.join(self.about['hidden'])}")
     return _section("findings", found=found, looked=len(self.inputs), notes=notes)
 
 Monitor.findings = findings
@@ -601,19 +779,53 @@ Monitor.findings = findings
 def service(self: Monitor) -> Html:
     "Latency, errors, throughput, gaps, error budget."
     s, r = self._level, self._requests
-    if not s.get("requests"): return _section("plain", text="No requests are known for this window, so nothing is said about latency and errors.")
+    if not s.get("requests"):
+        return _section(
+            "plain", text="No requests are known for this window, so nothing is said about latency and errors."
+        )
     rows = [("requests", f"{s['requests']:,}", "")]
-    if "p50_ms" in s: rows += [(f"p{q}", f"{number(s[f'p{q}_ms'])} ms", f"promised: {number(s['p95_limit_ms'])} ms" if q == 95 else "") for q in (50, 95, 99)]
+    if "p50_ms" in s:
+        rows += [
+            (f"p{q}", f"{number(s[f'p{q}_ms'])} ms", f"promised: {number(s['p95_limit_ms'])} ms" if q == 95 else "")
+            for q in (50, 95, 99)
+        ]
     if "error_rate" in s:
-        rows += [("failed", f"{s['errors']:,} ({percent(s['error_rate'])})", f"promised: {percent(s['answered_limit'])} answered"),
-                 ("error budget left", percent(max(s["budget_left"], 0.0)), "spent" if s["budget_left"] <= 0 else ""),
-                 ("burn rate", number(s["burn"]), f"in the last hour {number(s.get('burn_short'))}; 1 spends the budget just in time")]
-    if "per_hour" in s: rows += [("throughput", f"{number(s['per_hour'])} an hour", ""), ("longest gap", span(s["longest_gap_s"]), "")]
+        rows += [
+            (
+                "failed",
+                f"{s['errors']:,} ({percent(s['error_rate'])})",
+                f"promised: {percent(s['answered_limit'])} answered",
+            ),
+            ("error budget left", percent(max(s["budget_left"], 0.0)), "spent" if s["budget_left"] <= 0 else ""),
+            (
+                "burn rate",
+                number(s["burn"]),
+                f"in the last hour {number(s.get('burn_short'))}; 1 spends the budget just in time",
+            ),
+        ]
+    if "per_hour" in s:
+        rows += [("throughput", f"{number(s['per_hour'])} an hour", ""), ("longest gap", span(s["longest_gap_s"]), "")]
     at, _ = chunks(r.get("time"), len(r), self.since, self.until)
     pictures = []
-    if "latency_ms" in r: pictures.append(("p95 over the window, ms", sparkline(per_chunk(as_numbers(r["latency_ms"]), at, lambda x: np.quantile(x, .95)), s["p95_limit_ms"], "p95", 240, 48)))
-    pictures.append(("requests over the window", sparkline(np.bincount(at, minlength=12).tolist(), None, "requests", 240, 48)))
-    if "status" in r: pictures.append(("by status", "")); rows += [(f"status {int(k)}", f"{n:,}", "") for k, n in r["status"].value_counts().head(6).items()]
+    if "latency_ms" in r:
+        pictures.append(
+            (
+                "p95 over the window, ms",
+                sparkline(
+                    per_chunk(as_numbers(r["latency_ms"]), at, lambda x: np.quantile(x, 0.95)),
+                    s["p95_limit_ms"],
+                    "p95",
+                    240,
+                    48,
+                ),
+            )
+        )
+    pictures.append(
+        ("requests over the window", sparkline(np.bincount(at, minlength=12).tolist(), None, "requests", 240, 48))
+    )
+    if "status" in r:
+        pictures.append(("by status", ""))
+        rows += [(f"status {int(k)}", f"{n:,}", "") for k, n in r["status"].value_counts().head(6).items()]
     return _section("service", rows=rows, pictures=[(t, _svg_ok(p)) for t, p in pictures if p])
 
 Monitor.service = service
@@ -623,7 +835,8 @@ def data_quality(self: Monitor) -> Html:
     "Missing, out of range, unseen and stuck, column by column where there is anything to say."
     said: dict[str, list[str]] = {}
     for f in self.verdict.findings:
-        if f.column and f.cause in ("missing", "unit", "stuck", "unseen", "range"): said.setdefault(f.column, []).append(_WORDS[f.cause])
+        if f.column and f.cause in ("missing", "unit", "stuck", "unseen", "range"):
+            said.setdefault(f.column, []).append(_WORDS[f.cause])
     rows, quiet = [], 0
     for c in self.inputs:
         b, now = column_of(self.baseline, c), column_of(self.current, c)
@@ -637,7 +850,8 @@ def data_quality(self: Monitor) -> Html:
         elif len(now) and len(b) and b.nunique() <= .5 * len(b):
             out = float(hits(Finding("unseen", c, 0, 1, ""), b, now)[0].mean())
             new = percent(out) if out else ""
-        if c in said or k > 0 or odd or new: rows.append((c, percent(was), percent(k), odd, new, ", ".join(said.get(c, []))))
+        if c in said or k > 0 or odd or new:
+            rows.append((c, percent(was), percent(k), odd, new, ", ".join(said.get(c, []))))
         else: quiet += 1
     return _section("data_quality", rows=[r for r in rows if r[5]], trifles=[r for r in rows if not r[5]], quiet=quiet)
 
@@ -675,20 +889,31 @@ def _picture(self: Monitor, d: Drift) -> str:
     if d.kind == "category":
         new = c.notna().sum() and float(hits(Finding("unseen", d.column, 0, 1, ""), b, c)[0].sum() / c.notna().sum())
         if not new: return bars(d.bins, d.reference, d.current, title)
-        return bars([*d.bins[:6], "(never seen)"], [*d.reference[:6], 0], [*(x * (1 - new) for x in d.current[:6]), new], title)
+        return bars(
+            [*d.bins[:6], "(never seen)"], [*d.reference[:6], 0], [*(x * (1 - new) for x in d.current[:6]), new], title
+        )
     edges, ref, cur = shared_bins(as_numbers(b), as_numbers(c))
     return histogram(ref, cur, (number(edges[0]), number(edges[-1], _unit(self, d.column))), title)
 
 def _measures(self: Monitor, d: Drift) -> str:
     if d.kind == "category": return f"PSI {number(d.psi)}, Cramér's V {number(d.v)}, share moved {percent(d.tv)}"
     unit = _unit(self, d.column)
-    return (f"median {number(d.before.get('median'))} → {number(d.after.get('median'), unit)}; KS {number(d.ks)}, PSI {number(d.psi)}, "
-            f"W₁ {number(d.w1, unit)}")
+    return (
+        f"median {number(d.before.get('median'))} → {number(d.after.get('median'), unit)}; KS {number(d.ks)}, "
+        f"PSI {number(d.psi)}, "
+        f"W₁ {number(d.w1, unit)}"
+    )
 
 def _card(self: Monitor, d: Drift, said: Mapping[str, str]) -> dict:
     w = self.weights.get(d.column)
-    return dict(name=str(d.column), unit=_unit(self, d.column), picture=_svg_ok(_picture(self, d)), text=_measures(self, d), said=said.get(d.column, ""),
-                weight=percent(w) if w is not None else "")
+    return dict(
+        name=str(d.column),
+        unit=_unit(self, d.column),
+        picture=_svg_ok(_picture(self, d)),
+        text=_measures(self, d),
+        said=said.get(d.column, ""),
+        weight=percent(w) if w is not None else "",
+    )
 
 def inputs_section(self: Monitor, shown: int = 12) -> Html:
     "Every input, worst first; what has no finding is folded."
@@ -696,7 +921,9 @@ def inputs_section(self: Monitor, shown: int = 12) -> Html:
     for f in self.verdict.findings:
         if f.column: said[f.column] = ", ".join(filter(None, (said.get(f.column), _WORDS.get(f.cause))))
         for c in f.data.get("columns") or (): said.setdefault(c, "moved together")
-    order = sorted(self.verdict.columns, key=lambda d: (d.column not in said, -d.effect * (.5 + self.weights.get(d.column, .5))))
+    order = sorted(
+        self.verdict.columns, key=lambda d: (d.column not in said, -d.effect * (0.5 + self.weights.get(d.column, 0.5)))
+    )
     cards = [_card(self, d, said) for d in order if d.kind in ("number", "category")]
     first = [c for c in cards if c["said"]][:shown]
     names = {c["name"] for c in first}
@@ -710,8 +937,14 @@ def predictions(self: Monitor) -> Html:
     cards = [_card(self, d, {}) for d in self.verdict.outputs if d.column != self.roles.get("label")]
     q = self.verdict.quality or {}
     est, after, before = q.get("estimated") or {}, q.get("after") or {}, q.get("before") or {}
-    rows = [(METRIC.get(m, m), number((before.get(m) or {}).get("value")), number(v), _interval(after.get(m))) for m, v in est.items()]
-    return _section("predictions", cards=cards, rows=rows, given=bool(self.roles.get("prediction") or self.roles.get("score")))
+    rows = [
+        (METRIC.get(m, m), number((before.get(m) or {}).get("value")), number(v), _interval(after.get(m)))
+        for m, v in est.items()
+    ]
+    return _section(
+        "predictions", cards=cards, rows=rows, given=bool(self.roles.get("prediction") or self.roles.get("score"))
+    )
+
 
 def _interval(m: Mapping | None) -> str:
     return f"{number(m['value'])} [{number(m['low'])}, {number(m['high'])}]" if m else "–"
@@ -722,11 +955,29 @@ def quality(self: Monitor) -> Html:
     before, after = q.get("before") or {}, q.get("after") or {}
     n = _labelled(self)
     if not after:
-        why = ("No label has come for this window, so quality was not measured." if not n else
-               f"{n:,} labels have come, which is too few or too uniform to measure quality.") if self.roles.get("label") else "No column of labels was given."
+        why = (
+            (
+                "No label has come for this window, so quality was not measured."
+                if not n
+                else f"{n:,} labels have come, which is too few or too uniform to measure quality."
+            )
+            if self.roles.get("label")
+            else "No column of labels was given."
+        )
         return _section("plain", text=why)
-    rows = [(METRIC.get(k, k), _interval(before.get(k)), _interval(m), number(m["value"] - before[k]["value"]) if k in before else "–") for k, m in after.items()]
-    return _section("quality", rows=rows, n=n, total=len(self.current), confusion=_confusion(self), slices=_slices(self))
+    rows = [
+        (
+            METRIC.get(k, k),
+            _interval(before.get(k)),
+            _interval(m),
+            number(m["value"] - before[k]["value"]) if k in before else "–",
+        )
+        for k, m in after.items()
+    ]
+    return _section(
+        "quality", rows=rows, n=n, total=len(self.current), confusion=_confusion(self), slices=_slices(self)
+    )
+
 
 Monitor.predictions, Monitor.quality = predictions, quality
 
@@ -748,7 +999,14 @@ def _confusion(self: Monitor) -> dict | None:
         y, p = (s.map(as_name) for s in pair)
         return pd.crosstab(y, p, normalize="index").reindex(index=names, columns=names, fill_value=0.0)
     a, b = table(now), table(was) if was is not None and len(was[0]) else None
-    return dict(names=names, rows=[(y, [(percent(a.loc[y, p]), percent(b.loc[y, p]) if b is not None else "", y == p) for p in names]) for y in names])
+    return dict(
+        names=names,
+        rows=[
+            (y, [(percent(a.loc[y, p]), percent(b.loc[y, p]) if b is not None else "", y == p) for p in names])
+            for y in names
+        ],
+    )
+
 
 def _slices(self: Monitor, most: int = 5) -> list[tuple]:
     "Groups of at least 20 labelled rows in which the model is worst."
@@ -756,7 +1014,11 @@ def _slices(self: Monitor, most: int = 5) -> list[tuple]:
     if now is None or len(now[0]) < 40: return []
     y, p = now
     task = (self.verdict.quality or {}).get("task")
-    miss = np.abs(as_numbers(p) - as_numbers(y)) if task == "regression" else (y.map(as_name) != p.map(as_name)).to_numpy(float)
+    miss = (
+        np.abs(as_numbers(p) - as_numbers(y))
+        if task == "regression"
+        else (y.map(as_name) != p.map(as_name)).to_numpy(float)
+    )
     rows = self.current.loc[y.index]
     all_of, out = float(miss.mean()), []
     for c in self.inputs:
@@ -765,21 +1027,32 @@ def _slices(self: Monitor, most: int = 5) -> list[tuple]:
         if pd.api.types.is_numeric_dtype(s.dtype) and s.nunique() > 12:
             cut = np.unique(np.nanquantile(as_numbers(s), [0, 1 / 3, 2 / 3, 1]))
             if len(cut) < 3: continue
-            groups = [(f"{c} {number(a)} to {number(b)}", ((x := as_numbers(s)) >= a) & (x <= b)) for a, b in zip(cut, cut[1:])]
+            groups = [
+                (f"{c} {number(a)} to {number(b)}", ((x := as_numbers(s)) >= a) & (x <= b))
+                for a, b in zip(cut, cut[1:])
+            ]
         else: groups = [(f"{c} = {as_name(v)}", (s == v).to_numpy(bool)) for v in s.dropna().unique()[:30]]
         for name, mask in groups:
             if 20 <= mask.sum() < .9 * len(mask):
                 m = float(miss[mask].mean())
                 z = (m - all_of) / (miss.std() / np.sqrt(mask.sum()) or 1.0)
-                if m > all_of and z > 2.5: out.append((z, name, int(mask.sum()), number(m) if task == "regression" else percent(m)))
-    return [(name, n, m, number(all_of) if task == "regression" else percent(all_of)) for _, name, n, m in sorted(out, reverse=True)[:most]]
+                if m > all_of and z > 2.5:
+                    out.append((z, name, int(mask.sum()), number(m) if task == "regression" else percent(m)))
+    return [
+        (name, n, m, number(all_of) if task == "regression" else percent(all_of))
+        for _, name, n, m in sorted(out, reverse=True)[:most]
+    ]
 
 # %% ../nbs/24_report.ipynb #12ea67f0
 def feedback(self: Monitor) -> Html:
     "How many predictions got a label or a judgement, and how many of those were right."
     n, k = len(self.current), _labelled(self)
     now = _pairs(self, self.current)
-    if not k or now is None: return _section("plain", text="No feedback is linked to the predictions of this window." if n else "The window holds no prediction.")
+    if not k or now is None:
+        return _section(
+            "plain",
+            text="No feedback is linked to the predictions of this window." if n else "The window holds no prediction.",
+        )
     rows = [("answered", f"{k:,} of {n:,}", f"response rate {percent(k / n)}")]
     if (self.verdict.quality or {}).get("task") != "regression" and len(now[0]):
         right = int((now[0].map(as_name) == now[1].map(as_name)).sum())
@@ -790,13 +1063,24 @@ def feedback(self: Monitor) -> Html:
 def decision(self: Monitor) -> Html:
     "The conditions of a retrain, one by one."
     v = self.verdict
-    return _section("decision", action=v.action, advice=v.advice, rows=[(c["name"], bool(c["met"]), c["evidence"]) for c in v.conditions])
+    return _section(
+        "decision",
+        action=v.action,
+        advice=v.advice,
+        rows=[(c["name"], bool(c["met"]), c["evidence"]) for c in v.conditions],
+    )
+
 
 def appendix(self: Monitor) -> Html:
     "Definitions, thresholds, versions, and the verdict as JSON."
     v, a = self.verdict, self.about
     shown = {k: x for k, x in self.to_dict().items() if k not in ("columns", "outputs", "limits")}
-    versions = [("deploy_assist", a.get("library", "")), ("Python", sys.version.split()[0]), ("numpy", np.__version__), ("pandas", pd.__version__)]
+    versions = [
+        ("deploy_assist", a.get("library", "")),
+        ("Python", sys.version.split()[0]),
+        ("numpy", np.__version__),
+        ("pandas", pd.__version__),
+    ]
     return _section("appendix", limits=[(k, number(x)) for k, x in v.limits.items()], versions=versions,
                     json=json.dumps(_thin(shown), ensure_ascii=False, indent=1, allow_nan=False))
 
@@ -812,8 +1096,15 @@ Monitor.feedback, Monitor.decision, Monitor.appendix = feedback, decision, appen
 def to_dict(self: Monitor) -> dict:
     "The verdict as plain values, with a `report` member: model, window, versions."
     a = self.about
-    about = {k: a.get(k) for k in ("since", "until", "created", "version", "alias", "baseline", "schema", "library", "timezone")}
-    return self.verdict.to_dict() | {"model": self.name, "report": about | {"rows": len(self.current), "labelled": _labelled(self)}}
+    about = {
+        k: a.get(k)
+        for k in ("since", "until", "created", "version", "alias", "baseline", "schema", "library", "timezone")
+    }
+    return self.verdict.to_dict() | {
+        "model": self.name,
+        "report": about | {"rows": len(self.current), "labelled": _labelled(self)},
+    }
+
 
 Monitor.to_dict = to_dict
 
@@ -834,7 +1125,13 @@ def write_run(
     folder: Path,  # empty
 ) -> None:
     "Lay a monitor's data into a folder."
-    about = dict(name=m.name, roles=m.roles, about=m.about, earlier=m.earlier, schema=m.schema.to_dict() if m.schema is not None else None)
+    about = dict(
+        name=m.name,
+        roles=m.roles,
+        about=m.about,
+        earlier=m.earlier,
+        schema=m.schema.to_dict() if m.schema is not None else None,
+    )
     (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False, default=str), encoding="utf-8")
     for name in ("baseline", "current", "requests", "requests_before"):
         frame = getattr(m, name)
@@ -846,10 +1143,25 @@ def read_run(
     "The monitor from a folder that `report` filled."
     folder = Path(folder)
     if not (folder / "about.json").is_file():
-        raise ReportError(f"{folder.resolve().name}: got a folder without the data of a report; report() lays it there for one run and removes it: call report(...) again")
+        raise ReportError(
+            f"{folder.resolve().name}: got a folder without the data of a report; report() lays it there for "
+            f"one run and removes it: call report(...) again"
+        )
     d = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    frames = {n: pd.read_parquet(folder / f"{n}.parquet") for n in ("baseline", "current", "requests", "requests_before") if (folder / f"{n}.parquet").is_file()}
-    return Monitor(d["name"], roles=d["roles"], about=d["about"], earlier=tuple(d["earlier"]), schema=Schema.from_dict(d["schema"]) if d["schema"] else None, **frames)
+    frames = {
+        n: pd.read_parquet(folder / f"{n}.parquet")
+        for n in ("baseline", "current", "requests", "requests_before")
+        if (folder / f"{n}.parquet").is_file()
+    }
+    return Monitor(
+        d["name"],
+        roles=d["roles"],
+        about=d["about"],
+        earlier=tuple(d["earlier"]),
+        schema=Schema.from_dict(d["schema"]) if d["schema"] else None,
+        **frames,
+    )
+
 
 Monitor.read = staticmethod(read_run)
 
@@ -859,7 +1171,10 @@ DONE = "application/vnd.deploy-assist.done+json"
 class Done:
     "The sentinel: shows itself as a word, and carries the run's number."
     def __init__(self, run: str, action: str): self.run, self.action = run, action
-    def _repr_mimebundle_(self, **_) -> dict: return {"text/plain": f"complete: {self.action}", DONE: {"run": self.run, "action": self.action}}
+
+    def _repr_mimebundle_(self, **_) -> dict:
+        return {"text/plain": f"complete: {self.action}", DONE: {"run": self.run, "action": self.action}}
+
 
 def done(
     self: Monitor,
@@ -898,11 +1213,17 @@ def check_parameters(
     pm = need("papermill", "notebook", "reports")
     known = pm.inspect_notebook(str(template))
     for name, value in given.items():
-        if name not in known: raise ConfigError(f"parameter {name!r}: the template {Path(template).name} has {', '.join(known) or 'no parameters'}")
+        if name not in known:
+            raise ConfigError(
+                f"parameter {name!r}: the template {Path(template).name} has {', '.join(known) or 'no parameters'}"
+            )
         kind = (known[name]["inferred_type_name"] or "").split("[")[0].strip()
         want = _KINDS.get(kind)
         if want and (not isinstance(value, want) or (isinstance(value, bool) and kind != "bool")):
-            raise ConfigError(f"parameter {name!r}: got {value!r} ({type(value).__name__}), expected {kind}: {known[name]['help'] or ''}".rstrip(": "))
+            raise ConfigError(
+                f"parameter {name!r}: got {value!r} ({type(value).__name__}), expected {kind}: "
+                f"{known[name]['help'] or ''}".rstrip(": ")
+            )
     return dict(given)
 
 TEMPLATE = Path(str(_TEMPLATES / "monitoring.ipynb"))
@@ -919,15 +1240,30 @@ def start_kernel(
     class Ours(KernelManager):
         @property
         def kernel_spec(self): return spec
-    spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False",
-                            *([f"--IPKernelApp.exec_lines={first}"] if first else [])], display_name="Python", language="python")
+    spec = KernelSpec(
+        argv=[
+            sys.executable,
+            "-m",
+            "ipykernel_launcher",
+            "-f",
+            "{connection_file}",
+            "--HistoryManager.enabled=False",
+            *([f"--IPKernelApp.exec_lines={first}"] if first else []),
+        ],
+        display_name="Python",
+        language="python",
+    )
     library = str(Path(str(files("deploy_assist"))).parent)
     path = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
     km = Ours(connection_file=str(folder / "kernel.json"))
     km.client_class = "jupyter_client.asynchronous.AsyncKernelClient"
     quiet = dict(stdout=open(folder / "kernel.log", "ab"), stderr=open(folder / "kernel.log", "ab"))
     try:
-        km.start_kernel(cwd=str(folder), env=os.environ | {"PYTHONPATH": path, "IPYTHONDIR": str(folder / "ipython"), "PYTHONUTF8": "1"}, **quiet)
+        km.start_kernel(
+            cwd=str(folder),
+            env=os.environ | {"PYTHONPATH": path, "IPYTHONDIR": str(folder / "ipython"), "PYTHONUTF8": "1"},
+            **quiet,
+        )
     finally:
         for f in quiet.values(): f.close()
     return km
@@ -949,8 +1285,18 @@ def run_notebook(
     pm = need("papermill", "notebook", "reports")
     ran, result = folder / "notebook.ipynb", {}
     def work():
-        try: pm.execute_notebook(str(template), str(ran), dict(parameters), kernel_name="python3", progress_bar=False, km=km, start_timeout=60)
-        except BaseException as e: result["error"] = e
+        try:
+            pm.execute_notebook(
+                str(template),
+                str(ran),
+                dict(parameters),
+                kernel_name="python3",
+                progress_bar=False,
+                km=km,
+                start_timeout=60,
+            )
+        except BaseException as e:
+            result["error"] = e
     thread = threading.Thread(target=work, name="report", daemon=True)
     thread.start()
     try: thread.join(timeout_s)
@@ -989,7 +1335,8 @@ def _explained(e: BaseException, nb: Any, log: Path) -> ReportError:
     if isinstance(e, RuntimeError) and "before replying" in str(e):
         said = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
         return ReportError(f"the kernel did not start: {said[-1][:300] if said else e}")
-    if kind == "PapermillExecutionError": return ReportError(f"{where}: {e.ename}: {' '.join(str(e.evalue).split())[:500]}")
+    if kind == "PapermillExecutionError":
+        return ReportError(f"{where}: {e.ename}: {' '.join(str(e.evalue).split())[:500]}")
     if kind == "DeadKernelError": return ReportError(f"{where}: the kernel died, perhaps for lack of memory")
     if isinstance(e, OSError): return ReportError(f"{where}: the notebook could not be written ({e.strerror or e})")
     return ReportError(f"{where}: {one_line(e)[:500]}")
@@ -1000,9 +1347,11 @@ def _believe(nb: Any, run: str) -> None:
     if nb is None: raise ReportError("the notebook was not written")
     code = [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]
     for c in code:
-        if c.execution_count is None or any(o.output_type == "error" for o in c.outputs): raise ReportError(f"{_where(nb)}: the cell did not run to its end")
+        if c.execution_count is None or any(o.output_type == "error" for o in c.outputs):
+            raise ReportError(f"{_where(nb)}: the cell did not run to its end")
     found = [o["data"][DONE].get("run") for c in code for o in c.outputs if DONE in o.get("data", {})]
-    if found != [run]: raise ReportError("the notebook ended without its sentinel: its last cell must be monitor.done(run)")
+    if found != [run]:
+        raise ReportError("the notebook ended without its sentinel: its last cell must be monitor.done(run)")
 
 # %% ../nbs/24_report.ipynb #fe310e89
 def to_page(
@@ -1012,7 +1361,10 @@ def to_page(
     "The notebook's outputs as one HTML page."
     need("nbconvert", "notebook", "reports")
     from nbconvert.exporters.html import HTMLExporter
-    exporter = HTMLExporter(template_file=str(_TEMPLATES / "report_page.html.j2"), exclude_input=True, exclude_anchor_links=True)
+
+    exporter = HTMLExporter(
+        template_file=str(_TEMPLATES / "report_page.html.j2"), exclude_input=True, exclude_anchor_links=True
+    )
     page, _ = exporter.from_notebook_node(nb, resources={"title": title, "style": _css()})
     return page
 
@@ -1045,7 +1397,8 @@ def past_reports(
         d = _load(path)
         if d is None or (name is not None and d["model"] != name): continue
         since = d["report"].get("since") or d["report"].get("created") or ""
-        if before is None or (since and datetime.fromisoformat(since) < before): found.append((since, path.stem, d | {"file": path.stem}))
+        if before is None or (since and datetime.fromisoformat(since) < before):
+            found.append((since, path.stem, d | {"file": path.stem}))
     return tuple(d for *_, d in sorted(found, key=lambda x: x[:2]))
 
 # %% ../nbs/24_report.ipynb #197175b9
@@ -1057,8 +1410,16 @@ def write_index(
     for d in reversed(past_reports(out)):
         r = d["report"]
         zone = r.get("timezone") or "UTC"
-        models.setdefault(d["model"], []).append(dict(action=d["action"], summary=d.get("summary", ""), rows=f"{r.get('rows', 0):,}", href=quote(d["file"]),
-            since=clock(r.get("since") or r.get("created"), zone), until=clock(r.get("until"), zone)))
+        models.setdefault(d["model"], []).append(
+            dict(
+                action=d["action"],
+                summary=d.get("summary", ""),
+                rows=f"{r.get('rows', 0):,}",
+                href=quote(d["file"]),
+                since=clock(r.get("since") or r.get("created"), zone),
+                until=clock(r.get("until"), zone),
+            )
+        )
     unread = [p.name for p in sorted(out.glob("*.json")) if _load(p) is None]
     path = out / "index.html"
     _write(path, str(_macros().index(models=list(models.items()), style=_svg_ok(_css()), unread=unread)).encode())
@@ -1073,7 +1434,11 @@ def _run_folder(out: Path):
     try:
         out.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(out).free / 2**20
-        if free < _LEAST_FREE_MB: raise ReportError(f"{out}: got {free:.0f} MB of free disk, expected at least {_LEAST_FREE_MB} MB: make room, then run again")
+        if free < _LEAST_FREE_MB:
+            raise ReportError(
+                f"{out}: got {free:.0f} MB of free disk, expected at least {_LEAST_FREE_MB} MB: make room, then "
+                f"run again"
+            )
         for old in out.glob(".run-*"): _sweep(old)
         folder = out / f".run-{uuid.uuid4().hex}"
         folder.mkdir()
@@ -1122,13 +1487,23 @@ class Report:
     def __str__(self) -> str: return f"{self.name}: {self.verdict}\n{self.html}"
 
     def _repr_html_(self) -> str:
-        return f'<style>{_css()}</style>{self.summary}<div class="da"><p><small>The whole report: {escape(str(self.html))}</small></p></div>'
+        return (
+            f'<style>{_css()}</style>{self.summary}<div class="da"><p><small>The whole report: '
+            f"{escape(str(self.html))}</small></p></div>"
+        )
+
 
 def _verdict_from(d: Mapping) -> Verdict:
     "A `Verdict` from its `to_dict`."
     known = {k: tuple(v) if isinstance(v, list) else v for k, v in d.items() if k in {f.name for f in fields(Verdict)}}
-    return Verdict(**known | dict(findings=tuple(Finding(**f) for f in d["findings"]), columns=tuple(Drift(**c) for c in d["columns"]),
-                                  outputs=tuple(Drift(**c) for c in d["outputs"])))
+    return Verdict(
+        **known
+        | dict(
+            findings=tuple(Finding(**f) for f in d["findings"]),
+            columns=tuple(Drift(**c) for c in d["columns"]),
+            outputs=tuple(Drift(**c) for c in d["outputs"]),
+        )
+    )
 
 # %% ../nbs/24_report.ipynb #8da52a12
 def read_frame(
@@ -1141,18 +1516,33 @@ def read_frame(
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         try:
-            if path.suffix.lower() in (".parquet", ".pq") or path.is_dir(): source = pd.read_parquet(path)
-            elif path.suffix.lower() in (".csv", ".gz", ".tsv"): source = pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",")
+            if path.suffix.lower() in (".parquet", ".pq") or path.is_dir():
+                source = pd.read_parquet(path)
+            elif path.suffix.lower() in (".csv", ".gz", ".tsv"):
+                source = pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",")
             else: raise ConfigError(f"{what}: got {path.name}, expected a frame, a .csv or a .parquet file")
-        except FileNotFoundError: raise ConfigError(f"{what}: there is no file {path}") from None
-        except (OSError, ValueError) as e: raise ConfigError(f"{what}: {path.name} cannot be read ({one_line(e)[:200]})") from None
-    if not isinstance(source, pd.DataFrame): raise ConfigError(f"{what}: got {type(source).__name__}, expected a frame, a .csv or a .parquet file")
+        except FileNotFoundError:
+            raise ConfigError(f"{what}: there is no file {path}") from None
+        except (OSError, ValueError) as e:
+            raise ConfigError(f"{what}: {path.name} cannot be read ({one_line(e)[:200]})") from None
+    if not isinstance(source, pd.DataFrame):
+        raise ConfigError(f"{what}: got {type(source).__name__}, expected a frame, a .csv or a .parquet file")
     if source.columns.duplicated().any():
-        raise ConfigError(f"{what}: got column {source.columns[source.columns.duplicated()][0]!r} twice, expected every name once")
+        raise ConfigError(
+            f"{what}: got column {source.columns[source.columns.duplicated()][0]!r} twice, expected every name once"
+        )
     source = source.rename(columns=str)
     if time is not None and time in source and not isinstance(source[time].dtype, pd.DatetimeTZDtype):
-        try: source = source.assign(**{time: pd.to_datetime(source[time], utc=True, format="ISO8601" if source[time].dtype.kind not in "Mif" else None)})
-        except (ValueError, TypeError) as e: raise ConfigError(f"{what}: column {time!r} cannot be read as times ({one_line(e)[:120]})") from None
+        try:
+            source = source.assign(
+                **{
+                    time: pd.to_datetime(
+                        source[time], utc=True, format="ISO8601" if source[time].dtype.kind not in "Mif" else None
+                    )
+                }
+            )
+        except (ValueError, TypeError) as e:
+            raise ConfigError(f"{what}: column {time!r} cannot be read as times ({one_line(e)[:120]})") from None
     return source
 
 # %% ../nbs/24_report.ipynb #5b78834a
@@ -1167,7 +1557,10 @@ def _from_frames(baseline: Any, current: Any, name: str, parts: Mapping[str, str
     about: dict = {"baseline": f"{Path(baseline).name}" if isinstance(baseline, (str, os.PathLike)) else "a frame"}
     if t in c and c[t].notna().any():
         ends = c[t].min(), c[t].max()
-        about |= dict(since=ends[0].to_pydatetime().isoformat(), until=(ends[1].to_pydatetime() + timedelta(microseconds=1)).isoformat())
+        about |= dict(
+            since=ends[0].to_pydatetime().isoformat(),
+            until=(ends[1].to_pydatetime() + timedelta(microseconds=1)).isoformat(),
+        )
     return Monitor(name, b, c, given | ({"latency": latency} if latency else {}), about=about)
 
 # %% ../nbs/24_report.ipynb #86163b5e
@@ -1177,22 +1570,44 @@ def _bundle(folder: Path) -> dict:
     "What a report needs of a bundle; the model itself is not loaded."
     read_manifest(folder)
     load = lambda f: json.loads((folder / f).read_text(encoding="utf-8"))
-    settings = from_toml((folder / "deploy.toml").read_text(encoding="utf-8")) if (folder / "deploy.toml").is_file() else {}
-    return dict(schema=Schema.from_dict(load("schema.json")), baseline=pd.read_parquet(folder / "baseline.parquet"), metrics=load("metrics.json"), settings=settings)
+    settings = (
+        from_toml((folder / "deploy.toml").read_text(encoding="utf-8")) if (folder / "deploy.toml").is_file() else {}
+    )
+    return dict(
+        schema=Schema.from_dict(load("schema.json")),
+        baseline=pd.read_parquet(folder / "baseline.parquet"),
+        metrics=load("metrics.json"),
+        settings=settings,
+    )
+
 
 def _bundle_of(source: Any, which: str) -> tuple[dict, dict]:
     "A bundle's content, and what it is called: name, version, alias."
     if isinstance(source, Release):
-        return dict(schema=source.schema, baseline=source.baseline, metrics=source.metrics, settings=source.settings), dict(name=source.name)
+        return dict(
+            schema=source.schema, baseline=source.baseline, metrics=source.metrics, settings=source.settings
+        ), dict(name=source.name)
     from deploy_assist.registry import resolve
     path = Path(source)
     if path.is_dir() and (path / "bundle.json").is_file():
         r = resolve(path)
-        return _bundle(r.folder), dict(name=r.name, version=None if r.alias is None and len(r.version) > 20 else r.version)
-    address = str(source) if str(source).startswith("models:") else f"models:/{source}/{which}" if which.isdigit() or which == "latest" else f"models:/{source}@{which}"
-    try: r = resolve(address)
+        return _bundle(r.folder), dict(
+            name=r.name, version=None if r.alias is None and len(r.version) > 20 else r.version
+        )
+    address = (
+        str(source)
+        if str(source).startswith("models:")
+        else f"models:/{source}/{which}"
+        if which.isdigit() or which == "latest"
+        else f"models:/{source}@{which}"
+    )
+    try:
+        r = resolve(address)
     except RegistryError as e:
-        raise RegistryError(f"{e}; a report compares with the baseline of {which!r}: promote a version, or name another: baseline=\"latest\", or a frame") from None
+        raise RegistryError(
+            f"{e}; a report compares with the baseline of {which!r}: promote a version, or name another: "
+            f'baseline="latest", or a frame'
+        ) from None
     return _bundle(r.folder), dict(name=r.name, version=r.version, alias=r.alias)
 
 # %% ../nbs/24_report.ipynb #faea6830
@@ -1202,7 +1617,13 @@ def _watched(schema: Schema) -> Schema:
 
 def _as_baseline(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     mine = roles(schema)
-    return frame[[*(c for c in _watched(schema).names if c in frame), *(mine[k] for k in ("prediction", "score", "label") if mine[k] in frame)]]
+    return frame[
+        [
+            *(c for c in _watched(schema).names if c in frame),
+            *(mine[k] for k in ("prediction", "score", "label") if mine[k] in frame),
+        ]
+    ]
+
 
 def _as_current(window: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, dict]:
     "A window of the log under the schema's own names, and which column plays which part."
@@ -1210,7 +1631,10 @@ def _as_current(window: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, dic
     def free(name):
         while name in schema: name += "_"
         return name
-    part = {k: mine[k] for k in ("prediction", "score", "label")} | {k: free(v) for k, v in dict(time="time", latency="latency_ms", version="version").items()}
+
+    part = {k: mine[k] for k in ("prediction", "score", "label")} | {
+        k: free(v) for k, v in dict(time="time", latency="latency_ms", version="version").items()
+    }
     kept, names = _watched(schema).names, window_names(c.name for c in schema.columns if c.policy != "drop")
     for c in kept: out[c] = window[names[c]] if names[c] in window else pd.Series([None] * len(window), dtype=object)
     source = dict(latency="latency_ms")
@@ -1228,18 +1652,46 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
         w = log.window(name, a, b)
         return w[~w["source"].isin(NOT_TRAFFIC)].reset_index(drop=True)
     current, part = _as_current(traffic(since, until), schema)
-    if which == "previous": baseline, said = _as_current(traffic(since - (until - since), since), schema)[0], "the window before"
-    elif other: baseline, said = read_frame(which, "baseline"), "a frame" if isinstance(which, pd.DataFrame) else str(which)
-    else: baseline, said = _as_baseline(bundle["baseline"], schema), f"training and held-out rows of version {called.get('version') or '–'}" + (f" ({called['alias']})" if called.get("alias") else "")
-    alone = [v for k, v in part.items() if k in ("prediction", "score", "label") and v not in baseline]  # nothing to compare with
+    if which == "previous":
+        baseline, said = _as_current(traffic(since - (until - since), since), schema)[0], "the window before"
+    elif other:
+        baseline, said = read_frame(which, "baseline"), "a frame" if isinstance(which, pd.DataFrame) else str(which)
+    else:
+        baseline, said = (
+            _as_baseline(bundle["baseline"], schema),
+            f"training and held-out rows of version {called.get('version') or '–'}"
+            + (f" ({called['alias']})" if called.get("alias") else ""),
+        )
+    alone = [
+        v for k, v in part.items() if k in ("prediction", "score", "label") and v not in baseline
+    ]  # nothing to compare with
     current, part = current.drop(columns=alone), {k: v for k, v in part.items() if v not in alone}
     hidden = [c.name for c in schema.columns if c.policy != "keep"]
     def asked(a, b):
         r = log.requests(name, a, b)
         return r[~r["source"].isin(NOT_TRAFFIC)].reset_index(drop=True)
-    about = dict(version=called.get("version"), alias=called.get("alias"), baseline=said, schema=schema.hash, metrics=bundle["metrics"],
-                 slo=bundle["settings"].get("slo"), thresholds=bundle["settings"].get("monitoring"), hidden=hidden, since=since.isoformat(), until=until.isoformat())
-    return Monitor(name, baseline, current, part, _watched(schema), asked(since, until), asked(since - (until - since), since), about)
+    about = dict(
+        version=called.get("version"),
+        alias=called.get("alias"),
+        baseline=said,
+        schema=schema.hash,
+        metrics=bundle["metrics"],
+        slo=bundle["settings"].get("slo"),
+        thresholds=bundle["settings"].get("monitoring"),
+        hidden=hidden,
+        since=since.isoformat(),
+        until=until.isoformat(),
+    )
+    return Monitor(
+        name,
+        baseline,
+        current,
+        part,
+        _watched(schema),
+        asked(since, until),
+        asked(since - (until - since), since),
+        about,
+    )
 
 # %% ../nbs/24_report.ipynb #34909884
 def interval(
@@ -1249,39 +1701,43 @@ def interval(
     now: datetime,
 ) -> tuple[datetime, datetime]:
     "Start and end of a window. Raises `ConfigError` when they contradict."
-    if window is not None and since is not None: raise ConfigError("window: got both window and since, expected one of them")
+    if window is not None and since is not None:
+        raise ConfigError("window: got both window and since, expected one of them")
     end = moment(until, now) or now
     if since is not None: start = moment(since, now)
     else:
         window = window if window is not None else "7d"
         length = window if isinstance(window, timedelta) else now - moment(window, now)
         if isinstance(window, str) and not re.fullmatch(r"\s*[\d.]+\s*[smhdw]\s*", window):
-            raise ConfigError(f"window: got {window!r}, expected an age such as '7d', '24h' or '2w'; use since= and until= for times")
+            raise ConfigError(
+                f"window: got {window!r}, expected an age such as '7d', '24h' or '2w'; use since= and until= for times"
+            )
         start = end - length
         if until is None: start = start.replace(microsecond=0)
-    if not start < end: raise ConfigError(f"window: got {start.isoformat()} to {end.isoformat()}, expected a start before the end")
+    if not start < end:
+        raise ConfigError(f"window: got {start.isoformat()} to {end.isoformat()}, expected a start before the end")
     return start, end
 
 # %% ../nbs/24_report.ipynb #84b25c1d
 def report(
-    source: Any = None,             # a model's name (or a bundle, or a Release), or a pair of frames (baseline, current)
+    source: Any = None,  # a model's name (or a bundle, or a Release), or a pair of frames (baseline, current)
     *,
-    name: str | None = None,        # what a report on frames is called
+    name: str | None = None,  # what a report on frames is called
     window: str | timedelta | None = None,  # an age, such as "7d" (the default for a name)
-    since: datetime | str | None = None,    # or a start
-    until: datetime | str | None = None,    # the end, not included; default now
-    baseline: Any = "champion",     # an alias, a version, "latest", "previous" (the window before), a frame, or a file
-    current: Any = None,            # a frame or file to judge, instead of the log
+    since: datetime | str | None = None,  # or a start
+    until: datetime | str | None = None,  # the end, not included; default now
+    baseline: Any = "champion",  # an alias, a version, "latest", "previous" (the window before), a frame, or a file
+    current: Any = None,  # a frame or file to judge, instead of the log
     prediction: str | None = None,  # columns of frames
     score: str | None = None,
     label: str | None = None,
     time: str | None = None,
-    out: str | Path = "reports",    # where the files go
-    log: Any = None,                # a PredictionLog or its URL; default as everywhere
-    timezone: str = "UTC",          # in which times are shown
+    out: str | Path = "reports",  # where the files go
+    log: Any = None,  # a PredictionLog or its URL; default as everywhere
+    timezone: str = "UTC",  # in which times are shown
     thresholds: Mapping | None = None,  # {"ks": .1, "age": {"missing": .2}}
     template: str | Path | None = None,  # a notebook of your own instead of monitoring.ipynb
-    parameters: Mapping | None = None,   # for the template, checked against its own
+    parameters: Mapping | None = None,  # for the template, checked against its own
     timeout_s: float = 600,
     now: datetime | None = None,
 ) -> Report:
@@ -1290,15 +1746,20 @@ def report(
     Raises `ReportError` when the notebook did not run to its end; what it got to is kept beside as `.failed.ipynb`."""
     began_at, out = datetime.now(UTC).timestamp(), Path(out)
     now = now or datetime.now(UTC)
-    try: ZoneInfo(timezone)
-    except (KeyError, ValueError, OSError): raise ConfigError(f"timezone: got {timezone!r}, expected a name such as 'Europe/Berlin'") from None
+    try:
+        ZoneInfo(timezone)
+    except (KeyError, ValueError, OSError):
+        raise ConfigError(f"timezone: got {timezone!r}, expected a name such as 'Europe/Berlin'") from None
     template = Path(template) if template is not None else TEMPLATE
     if not template.is_file(): raise ConfigError(f"template: there is no notebook {template}")
     if isinstance(source, (tuple, list)) and len(source) == 2: baseline, current = source; source = None
     frames = current is not None
-    if not frames and source is None and name is None: raise ConfigError("report: got nothing to report on, expected a model's name or two frames (baseline, current)")
+    if not frames and source is None and name is None:
+        raise ConfigError("report: got nothing to report on, expected a model's name or two frames (baseline, current)")
     if frames and isinstance(baseline, str) and baseline in ("champion", "previous", "latest"):
-        raise ConfigError(f"baseline: got {baseline!r} with a current frame, expected a frame or a file to compare with")
+        raise ConfigError(
+            f"baseline: got {baseline!r} with a current frame, expected a frame or a file to compare with"
+        )
     if not frames: start, end = interval(window, since, until, now)
     with _run_folder(out) as folder:
         km = start_kernel(folder, "from deploy_assist.report import _macros; _macros()" if template == TEMPLATE else "")
@@ -1306,7 +1767,9 @@ def report(
             given = check_parameters(template, parameters or {})
             if frames:
                 title = name or (source if isinstance(source, str) else None) or "report"
-                m = _from_frames(baseline, current, title, dict(prediction=prediction, score=score, label=label, time=time))
+                m = _from_frames(
+                    baseline, current, title, dict(prediction=prediction, score=score, label=label, time=time)
+                )
             else: m = _from_log(source if source is not None else name, baseline, log, start, end)
             m = _with_about(m, out, now, timezone, thresholds)
             return _finish(m, template, given, folder, out, km, timeout_s, began_at)
@@ -1316,18 +1779,31 @@ def report(
 # %% ../nbs/24_report.ipynb #d45a7adf
 def _with_about(m: Monitor, out: Path, now: datetime, timezone: str, thresholds: Mapping | None) -> Monitor:
     from deploy_assist import __version__
-    limits_for({**(m.about.get("thresholds") or {}), **(thresholds or {})})  # a wrong name is found before a notebook runs
+
+    limits_for(
+        {**(m.about.get("thresholds") or {}), **(thresholds or {})}
+    )  # a wrong name is found before a notebook runs
     start = m.since or now
-    about = m.about | dict(created=now.isoformat(), timezone=timezone, library=__version__, thresholds={**(m.about.get("thresholds") or {}), **(thresholds or {})})
+    about = m.about | dict(
+        created=now.isoformat(),
+        timezone=timezone,
+        library=__version__,
+        thresholds={**(m.about.get("thresholds") or {}), **(thresholds or {})},
+    )
     return replace(m, about=about, earlier=tuple(_slim(d) for d in past_reports(out, m.name, start)[-_EARLIER:]))
 
 _EARLIER = 26  # half a year of weeks
 
 def _slim(d: Mapping) -> dict:
     "What later reports want to know of an earlier one."
-    return {k: d.get(k) for k in ("action", "rows", "quality", "report", "model")} | {"findings": [{k: f.get(k) for k in ("cause", "column")} for f in d.get("findings", [])]}
+    return {k: d.get(k) for k in ("action", "rows", "quality", "report", "model")} | {
+        "findings": [{k: f.get(k) for k in ("cause", "column")} for f in d.get("findings", [])]
+    }
 
-def _finish(m: Monitor, template: Path, given: Mapping, folder: Path, out: Path, km: Any, timeout_s: float, began_at: float) -> Report:
+
+def _finish(
+    m: Monitor, template: Path, given: Mapping, folder: Path, out: Path, km: Any, timeout_s: float, began_at: float
+) -> Report:
     "Run, believe, file."
     run = uuid.uuid4().hex
     base = stem(m.name, m.since or datetime.fromisoformat(m.about["created"]))
@@ -1341,11 +1817,16 @@ def _finish(m: Monitor, template: Path, given: Mapping, folder: Path, out: Path,
     except BaseException as e:
         with suppress(OSError):
             if (folder / "notebook.ipynb").is_file(): os.replace(folder / "notebook.ipynb", failed)
-        if isinstance(e, ReportError) and failed.exists(): raise ReportError(f"{e}; what was done until then: {failed}") from None
+        if isinstance(e, ReportError) and failed.exists():
+            raise ReportError(f"{e}; what was done until then: {failed}") from None
         raise
     import nbformat
     paths = {k: out / f"{base}.{k}" for k in ("html", "ipynb", "json")}
-    parts = {"html": page.encode(), "ipynb": nbformat.writes(nb).encode(), "json": json.dumps(d, ensure_ascii=False, indent=1).encode()}
+    parts = {
+        "html": page.encode(),
+        "ipynb": nbformat.writes(nb).encode(),
+        "json": json.dumps(d, ensure_ascii=False, indent=1).encode(),
+    }
     for k, data in parts.items(): (folder / f"final.{k}").write_bytes(data)
     with _one_at_a_time(out):
         for k, path in paths.items(): os.replace(folder / f"final.{k}", path)
@@ -1361,6 +1842,11 @@ def _tidy(nb: Any, template: Path) -> None:
 
 def _summary(nb: Any) -> str:
     "Verdict, tiles and findings out of the executed notebook."
-    shown = [o["data"]["text/html"] for c in nb.cells if c.cell_type == "code" and "summary" in (c.metadata.get("tags") or [])
-             for o in c.outputs if "text/html" in o.get("data", {})]
+    shown = [
+        o["data"]["text/html"]
+        for c in nb.cells
+        if c.cell_type == "code" and "summary" in (c.metadata.get("tags") or [])
+        for o in c.outputs
+        if "text/html" in o.get("data", {})
+    ]
     return "".join("".join(x) for x in shown)

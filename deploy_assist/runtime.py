@@ -10,12 +10,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .release import Release, load_release, scores_of
-from .schema import Schema
+
 
 # %% ../nbs/11_runtime.ipynb #f0baa184
 @dataclass(frozen=True)
@@ -42,7 +41,9 @@ class Runtime:
         X = self.schema.model_input(frame)
         p = np.asarray(self.release.model.predict_proba(X))
         known = p.ndim == 2 and p.shape[1] == len(self._labels)
-        return known and bool((self._labels[p.argmax(axis=1)] == np.asarray(self.release.model.predict(X), dtype=object)).all())
+        return known and bool(
+            (self._labels[p.argmax(axis=1)] == np.asarray(self.release.model.predict(X), dtype=object)).all()
+        )
 
 # %% ../nbs/11_runtime.ipynb #12c6b9cb
 def predict(

@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .drift import LIMITS, Drift, Suspect, compare_names, compare_numbers, holm, joint_suspects, suspects_names, suspects_numbers, two_proportions
+from .drift import LIMITS, Drift, Suspect, holm, joint_suspects
+from .drift import suspects_names, suspects_numbers, two_proportions
 from .errors import ConfigError
-from .profile import KINDS, Names, Numbers, Profile, as_numbers, name_counts, names, numbers, profile
-from .quality import Metric, classes_of, estimate, losses, losses_since, metrics, outcome, service_level, task_of, temper
+from .profile import KINDS, Names, Numbers, Profile, as_numbers, names, numbers, profile
+from .quality import classes_of, estimate, losses, losses_since, metrics, outcome, service_level
+from .quality import task_of, temper
 
 # %% ../nbs/06_verdict.ipynb #021983d8
 ACTIONS = ("keep", "watch", "retrain", "roll back", "cannot tell")
@@ -53,8 +55,19 @@ class Verdict:
     limits: dict = field(default_factory=dict)
     def to_dict(self) -> dict:
         "Plain values for JSON."
-        d = {k: getattr(self, k) for k in ("action", "summary", "advice", "conditions", "notes", "rows", "quality", "service", "limits")}
-        return _plain({**d, "findings": [f.to_dict() for f in self.findings], "columns": [asdict(c) for c in self.columns], "outputs": [asdict(c) for c in self.outputs]})
+        d = {
+            k: getattr(self, k)
+            for k in ("action", "summary", "advice", "conditions", "notes", "rows", "quality", "service", "limits")
+        }
+        return _plain(
+            {
+                **d,
+                "findings": [f.to_dict() for f in self.findings],
+                "columns": [asdict(c) for c in self.columns],
+                "outputs": [asdict(c) for c in self.outputs],
+            }
+        )
+
     def __str__(self) -> str:
         lines = [f"{self.action}: {self.summary}", *(f"- {f.message}" for f in self.findings)]
         return "\n".join([*lines, self.advice] if self.advice else lines)
@@ -70,7 +83,9 @@ def _plain(v: Any) -> Any:
     return asdict(v) if hasattr(v, "__dataclass_fields__") else str(v)
 
 # %% ../nbs/06_verdict.ipynb #b98284d1
-ALPHA = dict(feed=.004, columns=.005, joint=.004, outputs=.003, quality=.004, service=.002)  # about 2% false alarms a report
+ALPHA = dict(
+    feed=0.004, columns=0.005, joint=0.004, outputs=0.003, quality=0.004, service=0.002
+)  # about 2% false alarms a report
 POLICY = dict(min_rows=30, min_labels=50, confirm=1)
 
 def limits_for(
@@ -83,10 +98,14 @@ def limits_for(
         if k == "columns" and isinstance(v, Mapping): per |= {c: dict(x) for c, x in v.items()}
         elif isinstance(v, Mapping): per[k] = dict(v)
         elif k in general: general[k] = v
-        else: raise ConfigError(f"threshold {k!r}: expected one of {', '.join(sorted(general))}, or a column with its own")
+        else:
+            raise ConfigError(
+                f"threshold {k!r}: expected one of {', '.join(sorted(general))}, or a column with its own"
+            )
     for c, d in per.items():
         for k in d:
-            if k not in general: raise ConfigError(f"threshold {k!r} of column {c!r}: expected one of {', '.join(sorted(general))}")
+            if k not in general:
+                raise ConfigError(f"threshold {k!r} of column {c!r}: expected one of {', '.join(sorted(general))}")
     return general, {c: {**general, **d} for c, d in per.items()}
 
 # %% ../nbs/06_verdict.ipynb #fa8f761a
@@ -100,7 +119,6 @@ def _rhythm(frame: pd.DataFrame, base: Profile, phase: np.ndarray) -> float:
     "The smallest adjusted p-value of 'this column does not follow the phase'."
     ps, ok = [], phase >= 0
     k = phase.max() + 1
-    n = np.bincount(phase[ok], minlength=k)
     for name, c in base.columns.items():
         if name in base.skip or name not in frame: continue
         s = frame[name]
@@ -143,7 +161,11 @@ def season_weights(
         if how == "both" and (nb[nc > 0] < 20).any(): continue
         sb, sc = nb / nb.sum(), nc / nc.sum()
         if sc[nb == 0].sum() > .1 or np.abs(sb - sc).sum() / 2 < .1: continue
-        if how == "both" and (_rhythm(baseline, base, _phase(baseline[time], "hour")) > 1e-3 or _rhythm(baseline, base, _phase(baseline[time], "weekday")) > 1e-3): continue
+        if how == "both" and (
+            _rhythm(baseline, base, _phase(baseline[time], "hour")) > 1e-3
+            or _rhythm(baseline, base, _phase(baseline[time], "weekday")) > 1e-3
+        ):
+            continue
         if how != "both" and _rhythm(baseline, base, pb) > 1e-3: continue
         w = np.where(nb > 0, sc / np.maximum(sb, 1e-12), 0)[pb]
         return w * w.sum() / (w @ w), how  # the sum of the weights is the effective number of rows
@@ -162,7 +184,9 @@ class _Roles:
 
 def _roles(b: pd.DataFrame, c: pd.DataFrame, prediction, score, label, time, schema) -> _Roles:
     given = {prediction, score, label, time} - {None}
-    latency = next((k for k in LATENCY if k in b and k not in given and (schema is None or k not in schema.names)), None)
+    latency = next(
+        (k for k in LATENCY if k in b and k not in given and (schema is None or k not in schema.names)), None
+    )
     if schema is not None: inputs = [k for k in schema.names if k in b]
     else:
         logged = "prediction_id" in b or "prediction_id" in c
@@ -185,20 +209,44 @@ def say(
     "A suspect as a sentence."
     d, c = s.data, s.column
     if s.cause == "missing":
-        return f"{c} is gone from the window" if d.get("gone") else f"{c} is missing in {_pct(d['after'])} of the rows, {_pct(d['before'])} in the baseline"
+        return (
+            f"{c} is gone from the window"
+            if d.get("gone")
+            else f"{c} is missing in {_pct(d['after'])} of the rows, {_pct(d['before'])} in the baseline"
+        )
     if s.cause == "unit": return f"{c} came in another unit ({d['unit']}) in {_pct(s.effect)} of the rows"
-    if s.cause == "stuck": return f"{c} repeats {d['value'] if isinstance(d['value'], str) else _num(d['value'])} in {_pct(d['share'])} of the rows"
-    if s.cause == "unseen": return f"{c} has values never seen in training in {_pct(s.effect)} of the rows: {', '.join(map(repr, d['names'][:3]))}"
+    if s.cause == "stuck":
+        return (
+            f"{c} repeats {d['value'] if isinstance(d['value'], str) else _num(d['value'])} in "
+            f"{_pct(d['share'])} of the rows"
+        )
+    if s.cause == "unseen":
+        return (
+            f"{c} has values never seen in training in {_pct(s.effect)} of the rows: "
+            f"{', '.join(map(repr, d['names'][:3]))}"
+        )
     if s.cause == "range":
-        return f"{c} lies outside the range seen in training ({_num(d['low'])} to {_num(d['high'])}{unit}) in {_pct(s.effect)} of the rows: {_num(d['min'])} to {_num(d['max'])}"
+        return (
+            f"{c} lies outside the range seen in training ({_num(d['low'])} to {_num(d['high'])}{unit}) in "
+            f"{_pct(s.effect)} of the rows: {_num(d['min'])} to {_num(d['max'])}"
+        )
     if s.cause == "population":
         e: Drift = d["drift"]
         if e.kind == "category":
             k = int(np.argmax(np.abs(np.subtract(e.current, e.reference))))
-            return f"{c} moved: {e.bins[k]!r} in {_pct(e.current[k])} of the rows, {_pct(e.reference[k])} in the baseline"
-        return f"{c} moved: median {_num(e.before['median'])} to {_num(e.after['median'])}{unit}, KS {e.ks:.2f}, PSI {e.psi:.2f}"
+            return (
+                f"{c} moved: {e.bins[k]!r} in {_pct(e.current[k])} of the rows, {_pct(e.reference[k])} in the baseline"
+            )
+        return (
+            f"{c} moved: median {_num(e.before['median'])} to {_num(e.after['median'])}{unit}, KS "
+            f"{e.ks:.2f}, PSI {e.psi:.2f}"
+        )
     if s.cause == "joint":
-        if d["what"] == "correlation": return f"{d['columns'][0]} and {d['columns'][1]} go together differently: rank correlation {d['before']:.2f} to {d['after']:.2f}"
+        if d["what"] == "correlation":
+            return (
+                f"{d['columns'][0]} and {d['columns'][1]} go together differently: rank correlation "
+                f"{d['before']:.2f} to {d['after']:.2f}"
+            )
         return f"many columns moved a little, together: {', '.join(map(str, d['columns'][:4]))}"
     return d.get("message", s.cause)
 
@@ -209,7 +257,9 @@ def _judge(family: list[Suspect], alpha: float) -> list[tuple[Suspect, float]]:
     return [(s, float(a)) for s, a in zip(family, holm([s.p for s in family])) if a <= alpha and s.size >= 1]
 
 # %% ../nbs/06_verdict.ipynb #c6d3d40f
-def _output(name: str, b: pd.Series | Numbers | Names, c: pd.Series, discrete: bool, w: np.ndarray | None, lim: dict) -> tuple[list[Suspect], Drift] | None:
+def _output(
+    name: str, b: pd.Series | Numbers | Names, c: pd.Series, discrete: bool, w: np.ndarray | None, lim: dict
+) -> tuple[list[Suspect], Drift] | None:
     "How a prediction, a score or a label moved."
     if discrete:
         x, y = b if isinstance(b, Names) else names(b), names(c)
@@ -244,10 +294,33 @@ def _slo(level: dict, lim: dict) -> list[Suspect]:
     out = []
     n = level.get("requests", 0)
     if n >= 20 and level.get("p95_ms", 0) > lim["p95_ms"]:
-        out.append(Suspect("service", None, level["p95_ms"] / lim["p95_ms"] - 1, 0.0, 1.0 + level["p95_ms"] / lim["p95_ms"], dict(message=f"95% of the answers within {_num(level['p95_ms'])} ms, promised {_num(lim['p95_ms'])} ms")))
+        out.append(
+            Suspect(
+                "service",
+                None,
+                level["p95_ms"] / lim["p95_ms"] - 1,
+                0.0,
+                1.0 + level["p95_ms"] / lim["p95_ms"],
+                dict(
+                    message=f"95% of the answers within {_num(level['p95_ms'])} ms, promised {_num(lim['p95_ms'])} ms"
+                ),
+            )
+        )
     if n >= 20 and level.get("errors", 0) and level["burn"] > 1:
         p = float(stats.binom.sf(level["errors"] - 1, n, 1 - lim["answered"]))
-        out.append(Suspect("service", None, level["error_rate"], p, level["burn"], dict(message=f"{level['errors']} of {n} requests failed ({_pct(level['error_rate'])}), allowed {_pct(1 - lim['answered'])}")))
+        out.append(
+            Suspect(
+                "service",
+                None,
+                level["error_rate"],
+                p,
+                level["burn"],
+                dict(
+                    message=f"{level['errors']} of {n} requests failed ({_pct(level['error_rate'])}), allowed "
+                    f"{_pct(1 - lim['answered'])}"
+                ),
+            )
+        )
     return out
 
 # %% ../nbs/06_verdict.ipynb #9cb6cc4b
@@ -270,13 +343,25 @@ def compare(
 ) -> Verdict:
     "Judge a window against a baseline. Values in, values out: no file, no clock, nothing is changed."
     if not isinstance(baseline, (pd.DataFrame, Profile)) or not isinstance(current, pd.DataFrame):
-        raise ConfigError(f"compare: got {type(baseline).__name__} and {type(current).__name__}, expected two frames, or a profile and a frame")
+        raise ConfigError(
+            f"compare: got {type(baseline).__name__} and {type(current).__name__}, expected two frames, or a "
+            f"profile and a frame"
+        )
     stored = baseline if isinstance(baseline, Profile) else None
-    b = pd.DataFrame(columns=list(stored.columns)) if stored is not None else baseline.loc[:, ~baseline.columns.duplicated()]
+    b = (
+        pd.DataFrame(columns=list(stored.columns))
+        if stored is not None
+        else baseline.loc[:, ~baseline.columns.duplicated()]
+    )
     c = current if current.columns.is_unique else current.loc[:, ~current.columns.duplicated()]
     if stored is not None:
         part = stored.meta.get("roles", {})
-        prediction, score, label, time = prediction or part.get("prediction"), score or part.get("score"), label or part.get("label"), time or part.get("time")
+        prediction, score, label, time = (
+            prediction or part.get("prediction"),
+            score or part.get("score"),
+            label or part.get("label"),
+            time or part.get("time"),
+        )
     roles = _roles(b, c, prediction, score, label, time, schema)
     lim, per = limits_for(thresholds, roles.inputs)
     of = lambda k: per.get(k, lim)
@@ -285,9 +370,19 @@ def compare(
     notes: list[str] = []
     if len(c) == 0 or n_base < 10:
         which = "the window holds no row" if len(c) == 0 else f"the baseline holds {n_base} rows"
-        return Verdict("cannot tell", summary=which, advice="wait for more data" if len(c) == 0 else "give a larger baseline", rows=rows, limits=lim)
+        return Verdict(
+            "cannot tell",
+            summary=which,
+            advice="wait for more data" if len(c) == 0 else "give a larger baseline",
+            rows=rows,
+            limits=lim,
+        )
     fb = b[roles.inputs]
-    base = profile(fb, kinds=roles.kinds) if stored is None else replace(stored, columns={k: stored.columns[k] for k in roles.inputs})
+    base = (
+        profile(fb, kinds=roles.kinds)
+        if stored is None
+        else replace(stored, columns={k: stored.columns[k] for k in roles.inputs})
+    )
     cur = profile(c[[k for k in roles.inputs if k in c]], like=base)
     match, w = base, None
     if stored is None and time and time in b and time in c:
@@ -295,7 +390,10 @@ def compare(
         if got is not None:
             w, how = got
             match = profile(fb, like=base, weights=w)
-            notes.append(f"the baseline was matched to the window's {dict(both='weekdays and hours', weekday='weekdays', hour='hours')[how]}")
+            notes.append(
+                f"the baseline was matched to the window's "
+                f"{dict(both='weekdays and hours', weekday='weekdays', hour='hours')[how]}"
+            )
     feed: list[Suspect] = []
     moved: list[Suspect] = []
     drifts: list[Drift] = []
@@ -310,7 +408,11 @@ def compare(
         drifts.append(d)
         feed += [s for s in found if s.cause != "population"]
         moved += [s for s in found if s.cause == "population"]
-    extra = [k for k in c.columns if k not in b.columns and k not in (prediction, score, label, time) and k not in META + LATENCY]
+    extra = [
+        k
+        for k in c.columns
+        if k not in b.columns and k not in (prediction, score, label, time) and k not in META + LATENCY
+    ]
     if extra: notes.append(f"not in the baseline, not judged: {', '.join(map(str, extra[:5]))}")
     found = _judge(feed, ALPHA["feed"])
     found += _judge(moved, ALPHA["columns"])
@@ -318,8 +420,16 @@ def compare(
     named = {s.column for s, _ in found}
     if base.joint is not None and cur.joint is not None:
         found += _judge(joint_suspects(match.joint, cur.joint, lim, named), ALPHA["joint"])
-    task = schema_task(schema) or (stored.meta.get("task") if stored is not None else task_of(*(b[k] if k and k in b else None for k in (label, prediction, score))) if (label in b or prediction in b or score in b) else None)
-    out_found, outs, quality, qfound, labelled = _outputs(b, c, prediction, score, label, task, w, lim, metrics_at_release, stored)
+    task = schema_task(schema) or (
+        stored.meta.get("task")
+        if stored is not None
+        else task_of(*(b[k] if k and k in b else None for k in (label, prediction, score)))
+        if (label in b or prediction in b or score in b)
+        else None
+    )
+    out_found, outs, quality, qfound, labelled = _outputs(
+        b, c, prediction, score, label, task, w, lim, metrics_at_release, stored
+    )
     judged = _judge(out_found, ALPHA["outputs"])
     found += _attribute(judged, found, label, labelled, drifts, outs, lim)
     worse = _judge(qfound, ALPHA["quality"])
@@ -327,7 +437,11 @@ def compare(
     level = {}
     lat = []
     if roles.latency and roles.latency in c:
-        lat += _service(stored[roles.latency].sample if stored is not None else as_numbers(b[roles.latency]), as_numbers(c[roles.latency]), lim)
+        lat += _service(
+            stored[roles.latency].sample if stored is not None else as_numbers(b[roles.latency]),
+            as_numbers(c[roles.latency]),
+            lim,
+        )
     if service is not None:
         level = service_level(service, lim["p95_ms"], lim["answered"])
         if service_baseline is not None and "latency_ms" in service and "latency_ms" in service_baseline:
@@ -336,8 +450,23 @@ def compare(
     slow = sorted(_judge(lat, ALPHA["service"]), key=lambda x: -x[0].size)
     found += slow[:1]
     findings = _ordered(found, weights, schema)
-    action, summary, advice, conditions = _decide(findings, len(c), labelled, worse, lim, version_change, list(history), label)
-    return Verdict(action, findings, summary, advice, conditions, tuple(notes), {**rows, "labelled": labelled}, tuple(drifts), tuple(outs), quality, level, lim)
+    action, summary, advice, conditions = _decide(
+        findings, len(c), labelled, worse, lim, version_change, list(history), label
+    )
+    return Verdict(
+        action,
+        findings,
+        summary,
+        advice,
+        conditions,
+        tuple(notes),
+        {**rows, "labelled": labelled},
+        tuple(drifts),
+        tuple(outs),
+        quality,
+        level,
+        lim,
+    )
 
 # %% ../nbs/06_verdict.ipynb #846e711f
 def schema_task(schema: Any) -> str | None:
@@ -366,7 +495,15 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
     labelled = 0
     discrete = task in ("binary", "multiclass")
     for name, part in ((prediction, "prediction"), (score, "score"), (label, "label")):
-        if name is None or name not in b or name not in c or c[name].isna().all() or stored is None and b[name].isna().all(): continue
+        if (
+            name is None
+            or name not in b
+            or name not in c
+            or c[name].isna().all()
+            or stored is None
+            and b[name].isna().all()
+        ):
+            continue
         kind = discrete and part != "score"
         l = {**lim, "psi_category": lim["labels"] ** 2 * 8} if part == "label" else lim
         r = _output(name, stored[name] if stored is not None else b[name], c[name], kind, w, l)
@@ -380,20 +517,48 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
         classes = None
         if discrete:
             known = [set(stored[k].counts) for k in (label, prediction) if stored is not None and k in stored.columns]
-            classes = tuple(sorted(set().union(*known), key=_order)) if known else classes_of(*(f[k] for f in (b, c) for k in (label, prediction) if k in f))
+            classes = (
+                tuple(sorted(set().union(*known), key=_order))
+                if known
+                else classes_of(*(f[k] for f in (b, c) for k in (label, prediction) if k in f))
+            )
         if discrete and len(classes) > 2: task = "multiclass"
         A = None if stored is not None else outcome(b, label, prediction, score, task=task, classes=classes)
         B = outcome(c, label, prediction, score, task=task, classes=classes) if label in c else None
         labelled = B.n if B else 0
-        quality = dict(task=task, before={k: v.to_dict() for k, v in metrics(A).items()}, after={k: v.to_dict() for k, v in metrics(B).items()}, labelled=labelled)
+        quality = dict(
+            task=task,
+            before={k: v.to_dict() for k, v in metrics(A).items()},
+            after={k: v.to_dict() for k, v in metrics(B).items()},
+            labelled=labelled,
+        )
         known = dict(at_release or {}) or (stored.meta.get("metrics", {}) if stored is not None else {})
         if A is None: quality["before"] = known
         if A is not None or known:
             if A is not None: quality["estimated"] = estimate(A, c, prediction, score)
-            lost = [temper(x, known) for x in losses(A, B, lim["tolerance"], lim["tolerance_relative"])] if A is not None else losses_since(known, B, lim["tolerance"], lim["tolerance_relative"])
+            lost = (
+                [temper(x, known) for x in losses(A, B, lim["tolerance"], lim["tolerance_relative"])]
+                if A is not None
+                else losses_since(known, B, lim["tolerance"], lim["tolerance_relative"])
+            )
             for x in lost:
-                share = x.loss if x.metric in ("accuracy", "roc_auc") else max(0.0, x.loss / max(x.loss + x.before, 1e-12))
-                qfound.append(Suspect("model", None, share, x.p, x.size, dict(loss=x, message=f"quality fell: {x.metric} {x.before:.3g} to {x.after:.3g} on {x.n:,} labelled rows (loss {x.low:.3g} to {x.high:.3g})")))
+                share = (
+                    x.loss if x.metric in ("accuracy", "roc_auc") else max(0.0, x.loss / max(x.loss + x.before, 1e-12))
+                )
+                qfound.append(
+                    Suspect(
+                        "model",
+                        None,
+                        share,
+                        x.p,
+                        x.size,
+                        dict(
+                            loss=x,
+                            message=f"quality fell: {x.metric} {x.before:.3g} to {x.after:.3g} on {x.n:,} "
+                            f"labelled rows (loss {x.low:.3g} to {x.high:.3g})",
+                        ),
+                    )
+                )
     return found, outs, quality, qfound, labelled
 
 def _attribute(judged, found, label, labelled, drifts, outs, lim) -> list[tuple[Suspect, float]]:
@@ -404,15 +569,38 @@ def _attribute(judged, found, label, labelled, drifts, outs, lim) -> list[tuple[
         part = s.data["part"]
         d = s.data.get("drift")
         if part == "label":
-            if s.cause == "population": out.append((replace(s, cause="labels", data={**s.data, "message": f"labels moved: {_moved(d)}"}), p))
+            if s.cause == "population":
+                out.append((replace(s, cause="labels", data={**s.data, "message": f"labels moved: {_moved(d)}"}), p))
         elif s.cause == "missing": out.append((s, p))
         elif s.cause in ("stuck", "unseen"):
-            out.append((replace(s, cause="model", data={**s.data, "message": f"the {part} repeats one value" if s.cause == "stuck" else f"the {part} has values never seen before"}), p))
+            out.append(
+                (
+                    replace(
+                        s,
+                        cause="model",
+                        data={
+                            **s.data,
+                            "message": f"the {part} repeats one value"
+                            if s.cause == "stuck"
+                            else f"the {part} has values never seen before",
+                        },
+                    ),
+                    p,
+                )
+            )
         elif not causes & {*FEED, "population", "range", "joint"} and not any(q.cause == "labels" for q, _ in out):
             cause = "model" if labelled >= 50 else "labels"
-            out.append((replace(s, cause=cause, data={**s.data, "message": f"the {part} moved though no input did: {_moved(d)}"}), p))
+            out.append(
+                (
+                    replace(
+                        s, cause=cause, data={**s.data, "message": f"the {part} moved though no input did: {_moved(d)}"}
+                    ),
+                    p,
+                )
+            )
     labels = [x for x in out if x[0].cause == "labels"]
-    if any(s.data["part"] == "label" for s, _ in labels): out = [x for x in out if x[0].cause != "model" or x[0].data.get("part") == "label"]
+    if any(s.data["part"] == "label" for s, _ in labels):
+        out = [x for x in out if x[0].cause != "model" or x[0].data.get("part") == "label"]
     best = sorted(labels, key=lambda x: (x[0].data["part"] != "label", -x[0].effect))[:1]
     return best + [x for x in out if x[0].cause != "labels"][:1]
 
@@ -427,14 +615,17 @@ def _moved(d: Drift) -> str:
     return f"median {_num(d.before['median'])} to {_num(d.after['median'])}"
 
 # %% ../nbs/06_verdict.ipynb #04d0dfbe
-def _ordered(found: list[tuple[Suspect, float]], weights: Mapping[str, float] | None, schema: Any) -> tuple[Finding, ...]:
+def _ordered(
+    found: list[tuple[Suspect, float]], weights: Mapping[str, float] | None, schema: Any
+) -> tuple[Finding, ...]:
     "Worst first: a broken feed, a worse model, then what moved, by effect and the column's weight in the model."
     top = max([abs(v) for v in (weights or {}).values()] or [0]) or 1.0
     moved = {s.column for s, _ in found if s.cause == "population"}
     def rank(s: Suspect):
         tier = 0 if s.cause in FEED or s.cause == "range" and s.column not in moved else 1
         if s.cause == "labels": return tier, -1.1 * s.effect
-        if s.cause == "model": return tier, -max(s.effect, 1.2 * max([x.effect for x, _ in found if x.cause == "labels"] or [0]))
+        if s.cause == "model":
+            return tier, -max(s.effect, 1.2 * max([x.effect for x, _ in found if x.cause == "labels"] or [0]))
         w = .5 + .5 * abs((weights or {}).get(s.column, 0)) / top if weights and s.column is not None else 1.0
         return tier, -s.effect * w
     def unit(k):
@@ -443,7 +634,16 @@ def _ordered(found: list[tuple[Suspect, float]], weights: Mapping[str, float] | 
     out = []
     for s, p in sorted(found, key=lambda x: rank(x[0])):
         data = {k: v for k, v in s.data.items() if k not in ("drift", "message")} | {"size": s.size}
-        out.append(Finding(s.cause, s.column if s.cause not in ("joint", "service", "model") else None, float(s.effect), float(p), s.data.get("message") or say(s, unit(s.column)), data))
+        out.append(
+            Finding(
+                s.cause,
+                s.column if s.cause not in ("joint", "service", "model") else None,
+                float(s.effect),
+                float(p),
+                s.data.get("message") or say(s, unit(s.column)),
+                data,
+            )
+        )
     return tuple(out)
 
 def _decide(findings, n, labelled, worse, lim, version_change, history, label):
@@ -456,23 +656,68 @@ def _decide(findings, n, labelled, worse, lim, version_change, history, label):
         if not any(f.get("cause") == "model" for f in h.get("findings", ())): break
         earlier += 1
     conditions = (
-        dict(name="quality fell beyond the tolerance", met=loss is not None, evidence=f"{loss.metric} lost {loss.loss:.3g} ({loss.low:.3g} to {loss.high:.3g})" if loss else "no loss with evidence" if labelled else "no labels"),
-        dict(name="enough labels", met=labelled >= lim["min_labels"], evidence=f"{labelled:,} labelled rows, {lim['min_labels']} needed"),
-        dict(name="the feed is clean", met=not feed, evidence=feed[0].message if feed else "nothing missing, stuck, unseen, out of range or in another unit"),
-        dict(name="seen in enough windows", met=earlier + 1 >= lim["confirm"], evidence=f"{earlier + (loss is not None)} of {lim['confirm']}"),
+        dict(
+            name="quality fell beyond the tolerance",
+            met=loss is not None,
+            evidence=f"{loss.metric} lost {loss.loss:.3g} ({loss.low:.3g} to {loss.high:.3g})"
+            if loss
+            else "no loss with evidence"
+            if labelled
+            else "no labels",
+        ),
+        dict(
+            name="enough labels",
+            met=labelled >= lim["min_labels"],
+            evidence=f"{labelled:,} labelled rows, {lim['min_labels']} needed",
+        ),
+        dict(
+            name="the feed is clean",
+            met=not feed,
+            evidence=feed[0].message if feed else "nothing missing, stuck, unseen, out of range or in another unit",
+        ),
+        dict(
+            name="seen in enough windows",
+            met=earlier + 1 >= lim["confirm"],
+            evidence=f"{earlier + (loss is not None)} of {lim['confirm']}",
+        ),
     )
     first = findings[0].message if findings else ""
     gone = [f for f in findings if f.data.get("gone")]
     if n < lim["min_rows"] and not gone:
-        return "cannot tell", f"{n} rows are too few to judge, {lim['min_rows']} are needed", "wait for more rows", conditions
+        return (
+            "cannot tell",
+            f"{n} rows are too few to judge, {lim['min_rows']} are needed",
+            "wait for more rows",
+            conditions,
+        )
     if not findings: return "keep", "nothing changed beyond chance and tolerance", "", conditions
     if loss is not None and version_change and not feed and loss.size >= 2:
-        return "roll back", f"quality collapsed right after version {version_change}: {first}", "roll back, then look at what changed between the versions", conditions
+        return (
+            "roll back",
+            f"quality collapsed right after version {version_change}: {first}",
+            "roll back, then look at what changed between the versions",
+            conditions,
+        )
     if feed: return "watch", first, f"mend the feed first: {feed[0].column}", conditions
-    if all(k["met"] for k in conditions): return "retrain", first, "retrain on the labelled window and compare before promoting", conditions
-    if loss is not None: return "watch", first, "; ".join(f"wait: {k['name']} ({k['evidence']})" for k in conditions if not k["met"]), conditions
-    if findings[0].cause == "service": return "watch", first, "look at the service: load, machine, downstream calls", conditions
-    return "watch", first, "collect labels for this window: drift alone does not say that the model is worse" if label is None or not labelled else "quality holds so far: keep watching", conditions
+    if all(k["met"] for k in conditions):
+        return "retrain", first, "retrain on the labelled window and compare before promoting", conditions
+    if loss is not None:
+        return (
+            "watch",
+            first,
+            "; ".join(f"wait: {k['name']} ({k['evidence']})" for k in conditions if not k["met"]),
+            conditions,
+        )
+    if findings[0].cause == "service":
+        return "watch", first, "look at the service: load, machine, downstream calls", conditions
+    return (
+        "watch",
+        first,
+        "collect labels for this window: drift alone does not say that the model is worse"
+        if label is None or not labelled
+        else "quality holds so far: keep watching",
+        conditions,
+    )
 
 # %% ../nbs/06_verdict.ipynb #5246c424
 def baseline_profile(
@@ -496,6 +741,9 @@ def baseline_profile(
         if s is not None: cols[k] = names(s) if discrete and k != score else numbers(s)
     latency = {roles.latency: numbers(frame[roles.latency])} if roles.latency else {}
     o = outcome(frame, label, prediction, score, task=task) if held[0] is not None else None
-    meta = dict(roles={k: v for k, v in dict(prediction=prediction, score=score, label=label, time=time).items() if v}, task=task,
-                metrics={k: _plain(v.to_dict()) for k, v in metrics(o).items()})
+    meta = dict(
+        roles={k: v for k, v in dict(prediction=prediction, score=score, label=label, time=time).items() if v},
+        task=task,
+        metrics={k: _plain(v.to_dict()) for k, v in metrics(o).items()},
+    )
     return replace(base, columns={**cols, **latency}, meta=meta)

@@ -19,7 +19,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -33,7 +32,7 @@ from .config import check_name
 from .errors import BundleError, ConfigError, DeployAssistError, need, one_line
 from .flow import Field, Flow, Given, deployment, edited, read_answers
 from .release import Release, check_model, load_release
-from .schema import POLICIES, UNSEEN, Column, Schema
+from .schema import Column, Schema
 
 # %% ../nbs/30_wizard.ipynb #1292d799
 _test_words = re.compile(r"test|valid|hold|held|eval", re.I)
@@ -56,7 +55,10 @@ def _labels_for(X_name: str, X: Any, labels: Mapping[str, Any]) -> str | None:
     "The name of the labels that belong to rows: equal length, and the name that is nearest."
     fits = [n for n, v in labels.items() if len(v) == len(X) and v is not X]
     wanted = X_name.replace("X", "y").replace("x_", "y_")
-    def far(n): return (n != wanted, bool(_test_words.search(n)) != bool(_test_words.search(X_name)), n.lower()[:1] != "y", n)
+
+    def far(n):
+        return (n != wanted, bool(_test_words.search(n)) != bool(_test_words.search(X_name)), n.lower()[:1] != "y", n)
+
     return min(fits, key=far, default=None)
 
 # %% ../nbs/30_wizard.ipynb #f5f7e7be
@@ -72,17 +74,23 @@ def find_inputs(
     seen = {n: v for n, v in namespace.items() if not n.startswith("_") and n not in ("In", "Out")}
     models = {n: v for n, v in seen.items() if _is_fitted(v)}
     frames = {n: v for n, v in seen.items() if isinstance(v, (pd.DataFrame, pd.Series)) and len(v)}
-    labels = {n: v for n, v in seen.items() if isinstance(v, (pd.Series, np.ndarray, list)) and len(v) and np.ndim(v) == 1}
+    labels = {
+        n: v for n, v in seen.items() if isinstance(v, (pd.Series, np.ndarray, list)) and len(v) and np.ndim(v) == 1
+    }
     found = []
     for name, model in reversed(models.items()):
         rows = [n for n, X in frames.items() if _takes(model, X)]
-        train = min(rows, key=lambda n: (bool(_test_words.search(n)), "train" not in n.lower(), -len(frames[n])), default=None)
+        train = min(
+            rows, key=lambda n: (bool(_test_words.search(n)), "train" not in n.lower(), -len(frames[n])), default=None
+        )
         if train is None: continue
         rest = {n: v for n, v in labels.items() if n not in rows}
         one = dict(model=name, X=train, y=_labels_for(train, frames[train], rest))
         test = next((n for n in rows if n != train and _test_words.search(n)), None)
         if test and (y_test := _labels_for(test, frames[test], rest)): one |= dict(X_test=test, y_test=y_test)
-        one["label"] = f"{name}: {_kind(model)}, {len(frames[train]):,} rows in {train}" + (f", {len(frames[test]):,} held out in {test}" if "X_test" in one else "")
+        one["label"] = f"{name}: {_kind(model)}, {len(frames[train]):,} rows in {train}" + (
+            f", {len(frames[test]):,} held out in {test}" if "X_test" in one else ""
+        )
         found.append({k: v for k, v in one.items() if v})
     return found
 
@@ -120,7 +128,15 @@ class Job:
         every_s: float = 0.5,
     ):
         self.log, self.note, self.share = [], "", None  # lines, what it does now, part done (None: unknown)
-        self.cancelled, self.over, self.started, self._work, self._ended, self._tick, self.every_s = False, threading.Event(), time.monotonic(), work, ended, tick, every_s
+        self.cancelled, self.over, self.started, self._work, self._ended, self._tick, self.every_s = (
+            False,
+            threading.Event(),
+            time.monotonic(),
+            work,
+            ended,
+            tick,
+            every_s,
+        )
         self.thread = threading.Thread(target=self._run, daemon=True, name="deploy_assist job")
 
     def start(self) -> "Job":
@@ -202,16 +218,27 @@ CSS = """
 """
 
 # %% ../nbs/30_wizard.ipynb #43f2fc43
-_js_copy = ("const t=this.closest('.da-code').querySelector('pre').textContent,b=this,w=b.textContent,ok=m=>{b.textContent=m;setTimeout(()=>b.textContent=w,1600)},"
-            "old=()=>{const a=document.createElement('textarea');a.value=t;document.body.appendChild(a);a.select();const d=document.execCommand('copy');a.remove();b.focus();ok(d?'Copied':'Select and copy')};"
-            "if(navigator.clipboard)navigator.clipboard.writeText(t).then(()=>ok('Copied'),old);else old();")
-_js_insert = ("const b=this,t=b.closest('.da-code').querySelector('pre').textContent,n=b.closest('.jp-NotebookPanel'),c=b.closest('.jp-Cell'),w=b.textContent,"
-              "ok=m=>{b.textContent=m;setTimeout(()=>b.textContent=w,2600)},clip=()=>{const d=()=>ok('Copied: paste it into a cell');"
-              "if(navigator.clipboard)navigator.clipboard.writeText(t).then(d,()=>ok('Use Copy'));else ok('Use Copy')},"
-              "i=n&&n.querySelector('[data-jp-item-name=insert] button,jp-button[data-command=\\'notebook:insert-cell-below\\'],[data-command=\\'notebook:insert-cell-below\\']');"
-              "if(!i||!c){clip();return}const before=new Set(n.querySelectorAll('.jp-Notebook-cell'));i.click();let k=0;const go=()=>{"
-              "const f=[...n.querySelectorAll('.jp-Notebook-cell')].find(x=>!before.has(x)),e=f&&f.querySelector('.cm-content');"
-              "if(!e){if(k++<40)return setTimeout(go,50);return clip()}e.focus();document.execCommand('insertText',false,t);ok('Inserted below')};setTimeout(go,30);")
+_js_copy = (
+    "const t=this.closest('.da-code').querySelector('pre').textContent,b=this,w=b.textContent,ok=m=>"
+    "{b.textContent=m;setTimeout(()=>b.textContent=w,1600)},"
+    "old=()=>{const a=document.createElement('textarea');a.value=t;document.body.appendChild(a);a.select();"
+    "const d=document.execCommand('copy');a.remove();b.focus();ok(d?'Copied':'Select and copy')};"
+    "if(navigator.clipboard)navigator.clipboard.writeText(t).then(()=>ok('Copied'),old);else old();"
+)
+_js_insert = (
+    "const b=this,t=b.closest('.da-code').querySelector('pre').textContent,n=b.closest('.jp-NotebookPanel'),c=b.closest('.jp-Cell'),w=b.textContent,"
+    "ok=m=>{b.textContent=m;setTimeout(()=>b.textContent=w,2600)},clip=()=>{const d=()=>ok('Copied: paste it "
+    "into a cell');"
+    "if(navigator.clipboard)navigator.clipboard.writeText(t).then(d,()=>ok('Use Copy'));else ok('Use Copy')},"
+    "i=n&&n.querySelector('[data-jp-item-name=insert] "
+    "button,jp-button[data-command=\\'notebook:insert-cell-below\\'],[data-command=\\'notebook:insert-cell-below\\']');"
+    "if(!i||!c){clip();return}const before=new Set(n.querySelectorAll('.jp-Notebook-cell'));i.click();let k=0;"
+    "const go=()=>{"
+    "const f=[...n.querySelectorAll('.jp-Notebook-cell')].find(x=>!before.has(x)),e=f&&f.querySelector('.cm-content');"
+    "if(!e){if(k++<40)return setTimeout(go,50);return clip()}e.focus();"
+    "document.execCommand('insertText',false,t);ok('Inserted below')};setTimeout(go,30);"
+)
+
 
 def _coloured(text: str, lexer: str = "python") -> str:
     "Text as HTML, coloured when Pygments is there."
@@ -229,7 +256,11 @@ def code_html(
     insert: bool = True,  # offer 'Insert as cell'
 ) -> str:
     "A pane with code, 'Copy' and 'Insert as cell'."
-    button = f"<button type='button' class='da-act da-insert' onclick=\"{escape(_js_insert)}\">Insert as cell</button>" if insert else ""
+    button = (
+        f"<button type='button' class='da-act da-insert' onclick=\"{escape(_js_insert)}\">Insert as cell</button>"
+        if insert
+        else ""
+    )
     return (f"<div class='da-code' role='group' aria-label='{escape(title)}'><div><span>{escape(title)}</span>"
             f"<button type='button' class='da-act da-copy' onclick=\"{escape(_js_copy)}\">Copy</button>{button}</div>"
             f"<pre tabindex='0'>{_coloured(text, lexer)}</pre></div>")
@@ -242,7 +273,13 @@ def table(rows: Sequence[Sequence[Any]], head: Sequence[str] = ()) -> str:
     "Cells as an HTML table; a cell that is a `Markup` stays as it is."
     def cell(v): return v if isinstance(v, Markup) else escape("" if v is None else str(v))
     top = "<tr>" + "".join(f"<th scope='col'>{escape(h)}</th>" for h in head) + "</tr>" if head else ""
-    return "<div class='da-table'><table>" + top + "".join("<tr>" + "".join(f"<td>{cell(v)}</td>" for v in row) + "</tr>" for row in rows) + "</table></div>"
+    return (
+        "<div class='da-table'><table>"
+        + top
+        + "".join("<tr>" + "".join(f"<td>{cell(v)}</td>" for v in row) + "</tr>" for row in rows)
+        + "</table></div>"
+    )
+
 
 class Markup(str):
     "Text that is HTML already."
@@ -263,9 +300,15 @@ def histogram(
     else: return Markup("")
     wide, tall, most = 96, 22, max(int(counts.max()), 1)
     step = wide / max(len(counts), 3)
-    bars = "".join(f"<rect x='{i * step:.1f}' y='{tall - max(n / most * tall, .8 if n else 0):.1f}' width='{step - 1:.1f}' height='{max(n / most * tall, .8 if n else 0):.1f}'/>"
-                   for i, n in enumerate(counts))
-    return Markup(f"<svg width='{wide}' height='{tall}' viewBox='0 0 {wide} {tall}' fill='currentColor' role='img' aria-label='{escape(title)}'><title>{escape(title)}</title>{bars}</svg>")
+    bars = "".join(
+        f"<rect x='{i * step:.1f}' y='{tall - max(n / most * tall, 0.8 if n else 0):.1f}' "
+        f"width='{step - 1:.1f}' height='{max(n / most * tall, 0.8 if n else 0):.1f}'/>"
+        for i, n in enumerate(counts)
+    )
+    return Markup(
+        f"<svg width='{wide}' height='{tall}' viewBox='0 0 {wide} {tall}' fill='currentColor' role='img' "
+        f"aria-label='{escape(title)}'><title>{escape(title)}</title>{bars}</svg>"
+    )
 
 # %% ../nbs/30_wizard.ipynb #5dc9afdd
 def _widgets(): return need("ipywidgets", "notebook", "wizards")
@@ -279,14 +322,29 @@ def _html(value: str = "", *classes: str) -> Any: return _named(_widgets().HTML(
 _wide = dict(description_width="initial")
 
 def _text(label: str, value: Any, *classes: str, width: str = "300px") -> Any:
-    return _named(_widgets().Text(value="" if value is None else f"{value:g}" if isinstance(value, float) else str(value), description=label, style=_wide, layout=dict(width=width, max_width="100%")), *classes)
+    return _named(
+        _widgets().Text(
+            value="" if value is None else f"{value:g}" if isinstance(value, float) else str(value),
+            description=label,
+            style=_wide,
+            layout=dict(width=width, max_width="100%"),
+        ),
+        *classes,
+    )
+
 
 def _input(flow: Flow, f: Field, value: Any) -> Any:
     "The widget of a field."
     w = _widgets()
     if f.kind == "flag": return w.Checkbox(value=value, description=f.label, indent=False, layout=dict(width="auto"))
     if f.kind == "choice":
-        return w.Dropdown(options=[(words, v) for v, words in flow.choices(f)], value=value, description=f.label, style=_wide, layout=dict(width="auto", max_width="100%"))
+        return w.Dropdown(
+            options=[(words, v) for v, words in flow.choices(f)],
+            value=value,
+            description=f.label,
+            style=_wide,
+            layout=dict(width="auto", max_width="100%"),
+        )
     if f.kind == "number":
         kind = w.IntText if isinstance(value, int) else w.FloatText
         return kind(value=value, description=f.label, style=_wide, layout=dict(width="300px", max_width="100%"))
@@ -294,7 +352,10 @@ def _input(flow: Flow, f: Field, value: Any) -> Any:
 
 class Form:
     "Widgets for the fields of a step."
-    def __init__(self, flow: Flow, name: str, changed: Callable[[], None], special: Mapping[str, Callable] | None = None):
+
+    def __init__(
+        self, flow: Flow, name: str, changed: Callable[[], None], special: Mapping[str, Callable] | None = None
+    ):
         w, step, values = _widgets(), flow[name], flow.values(name)
         self.parts, rows = {}, []
         for f in step.fields:
@@ -304,18 +365,39 @@ class Form:
                 part = _named(_input(flow, f, values[f.name]), f"da-field-{f.name}")
                 if f.help: part.tooltip = f.help
                 part.observe(lambda change: changed(), "value")
-                rows.append(_named(w.HBox([part, _html(f"<span class='da-help'>{escape(f.help)}</span>")] if f.help else [part]), "da-field"))
+                rows.append(
+                    _named(
+                        w.HBox([part, _html(f"<span class='da-help'>{escape(f.help)}</span>")] if f.help else [part]),
+                        "da-field",
+                    )
+                )
             self.parts[f.name] = part
         self.box = w.VBox(rows)
 
     def values(self) -> dict: return {name: part.value for name, part in self.parts.items()}
 
 # %% ../nbs/30_wizard.ipynb #3ffd7728
-_sensitive = ("", "name", "e-mail", "phone", "address", "birth date", "national id", "account", "postcode", "health", "other")
+_sensitive = (
+    "",
+    "name",
+    "e-mail",
+    "phone",
+    "address",
+    "birth date",
+    "national id",
+    "account",
+    "postcode",
+    "health",
+    "other",
+)
+
 
 def _observed(c: Column) -> str:
     if c.is_numeric and c.minimum is not None: return f"{c.minimum:g} to {c.maximum:g}"
-    if c.categories: return ", ".join(map(str, c.categories[:4])) + (f" and {len(c.categories) - 4} more" if len(c.categories) > 4 else "")
+    if c.categories:
+        return ", ".join(map(str, c.categories[:4])) + (
+            f" and {len(c.categories) - 4} more" if len(c.categories) > 4 else ""
+        )
     return f"{c.minimum} to {c.maximum}" if c.minimum is not None else f"{c.distinct:,} values"
 
 def _limits(c: Column) -> str:
@@ -330,29 +412,101 @@ def contract_html(
 ) -> str:
     "The columns as a table."
     def row(c):
-        notes = [c.sensitivity and f"{c.sensitivity}: {c.policy} in the log", c.policy != "keep" and not c.sensitivity and f"{c.policy} in the log", c.constant and "constant", c.id_like and "looks like an id"]
+        notes = [
+            c.sensitivity and f"{c.sensitivity}: {c.policy} in the log",
+            c.policy != "keep" and not c.sensitivity and f"{c.policy} in the log",
+            c.constant and "constant",
+            c.id_like and "looks like an id",
+        ]
         name = Markup(f"<b>{escape(c.name)}</b>{' (edited)' if c.name in edited else ''}")
-        return [name, pictures.get(c.name, Markup("")), c.type, _observed(c) + (f" {c.unit}" if c.unit else ""), _limits(c), "may be missing" if c.nullable else "required", ", ".join(n for n in notes if n)]
+        return [
+            name,
+            pictures.get(c.name, Markup("")),
+            c.type,
+            _observed(c) + (f" {c.unit}" if c.unit else ""),
+            _limits(c),
+            "may be missing" if c.nullable else "required",
+            ", ".join(n for n in notes if n),
+        ]
+
     more = f"<p class='da-quiet'>and {len(schema) - most} more columns</p>" if len(schema) > most else ""
-    return table([row(c) for c in schema.columns[:most]], ("Column", "Training rows", "Type", "Observed", "Limits", "Missing", "Notes")) + more
+    return (
+        table(
+            [row(c) for c in schema.columns[:most]],
+            ("Column", "Training rows", "Type", "Observed", "Limits", "Missing", "Notes"),
+        )
+        + more
+    )
 
 # %% ../nbs/30_wizard.ipynb #75d11813
 class ContractEditor:
     "The columns of a schema: a table, and a form for the one that is chosen. `.value` is column -> changes."
     def __init__(self, release: Release, value: Mapping, changed: Callable[[], None]):
         w = _widgets()
-        self.learnt, self.value, self.changed, self._filling = release.schema, {k: dict(v) for k, v in value.items()}, changed, False
-        self.pictures = {c.name: histogram(release.baseline[c.name] if c.is_numeric else None, c) for c in self.learnt.columns[:200]}
+        self.learnt, self.value, self.changed, self._filling = (
+            release.schema,
+            {k: dict(v) for k, v in value.items()},
+            changed,
+            False,
+        )
+        self.pictures = {
+            c.name: histogram(release.baseline[c.name] if c.is_numeric else None, c) for c in self.learnt.columns[:200]
+        }
         self.table = _html("", "da-contract")
-        self.pick = _named(w.Dropdown(options=self.learnt.names, description="Edit column", style=_wide, layout=dict(width="auto", max_width="100%")), "da-field-column")
-        self.low, self.high = _text("Lowest allowed", "", "da-field-low", width="190px"), _text("Highest allowed", "", "da-field-high", width="190px")
+        self.pick = _named(
+            w.Dropdown(
+                options=self.learnt.names,
+                description="Edit column",
+                style=_wide,
+                layout=dict(width="auto", max_width="100%"),
+            ),
+            "da-field-column",
+        )
+        self.low, self.high = (
+            _text("Lowest allowed", "", "da-field-low", width="190px"),
+            _text("Highest allowed", "", "da-field-high", width="190px"),
+        )
         self.unit = _text("Unit", "", "da-field-unit", width="150px")
-        self.nullable = _named(w.Checkbox(description="May be missing", indent=False, layout=dict(width="auto")), "da-field-nullable")
-        self.unseen = _named(w.Dropdown(options=[("pass it to the model", "pass"), ("refuse it", "error"), ("treat it as missing", "missing")], description="A category never seen", style=_wide, layout=dict(width="auto")), "da-field-unseen")
-        self.sensitivity = _named(w.Dropdown(options=[(s or "not sensitive", s) for s in _sensitive], description="Sensitive", style=_wide, layout=dict(width="auto")), "da-field-sensitivity")
-        self.policy = _named(w.Dropdown(options=[("keep", "keep"), ("leave out", "drop"), ("hash", "hash")], description="In the log", style=_wide, layout=dict(width="auto")), "da-field-policy")
+        self.nullable = _named(
+            w.Checkbox(description="May be missing", indent=False, layout=dict(width="auto")), "da-field-nullable"
+        )
+        self.unseen = _named(
+            w.Dropdown(
+                options=[("pass it to the model", "pass"), ("refuse it", "error"), ("treat it as missing", "missing")],
+                description="A category never seen",
+                style=_wide,
+                layout=dict(width="auto"),
+            ),
+            "da-field-unseen",
+        )
+        self.sensitivity = _named(
+            w.Dropdown(
+                options=[(s or "not sensitive", s) for s in _sensitive],
+                description="Sensitive",
+                style=_wide,
+                layout=dict(width="auto"),
+            ),
+            "da-field-sensitivity",
+        )
+        self.policy = _named(
+            w.Dropdown(
+                options=[("keep", "keep"), ("leave out", "drop"), ("hash", "hash")],
+                description="In the log",
+                style=_wide,
+                layout=dict(width="auto"),
+            ),
+            "da-field-policy",
+        )
         self.error = _html("", "da-column-error")
-        self.parts = dict(low=self.low, high=self.high, unit=self.unit, nullable=self.nullable, unseen=self.unseen, sensitivity=self.sensitivity, policy=self.policy)
+        self.parts = dict(
+            low=self.low,
+            high=self.high,
+            unit=self.unit,
+            nullable=self.nullable,
+            unseen=self.unseen,
+            sensitivity=self.sensitivity,
+            policy=self.policy,
+        )
         self.pick.observe(lambda change: self.fill(), "value")
         for part in self.parts.values(): part.observe(lambda change: self.edit(), "value")
         self.line = _named(w.HBox([]), "da-buttons", "da-field")
@@ -360,14 +514,17 @@ class ContractEditor:
         self.fill(); self.draw()
 
     def draw(self) -> None:
-        self.table.value = contract_html(edited(self.learnt, self.value), self.pictures, [k for k, v in self.value.items() if v])
+        self.table.value = contract_html(
+            edited(self.learnt, self.value), self.pictures, [k for k, v in self.value.items() if v]
+        )
 
 # %% ../nbs/30_wizard.ipynb #999fe177
 def fill(self: ContractEditor) -> None:
     "Show the settings of the column that is chosen."
     column = edited(self.learnt, self.value)[self.pick.value]
     self._filling = True
-    if column.sensitivity and column.sensitivity not in _sensitive: self.sensitivity.options = [*self.sensitivity.options, (column.sensitivity,) * 2]
+    if column.sensitivity and column.sensitivity not in _sensitive:
+        self.sensitivity.options = [*self.sensitivity.options, (column.sensitivity,) * 2]
     for key, part in self.parts.items():
         v = getattr(column, key)
         part.value = v if isinstance(v, bool) else "" if v is None else f"{v:g}" if isinstance(v, float) else str(v)
@@ -380,8 +537,10 @@ def _read(key: str, value: Any, column: Column) -> Any:
     "A widget's value as the schema takes it."
     if key not in ("low", "high"): return value if value != "" else None
     if not str(value).strip(): return None
-    try: number = float(value)
-    except ValueError: raise ConfigError(f"column {column.name!r}: got {value!r} as a limit, expected a number or nothing") from None
+    try:
+        number = float(value)
+    except ValueError:
+        raise ConfigError(f"column {column.name!r}: got {value!r} as a limit, expected a number or nothing") from None
     return int(number) if number.is_integer() and column.type == "integer" else number
 
 def _edit(self: ContractEditor) -> None:
@@ -394,7 +553,9 @@ def _edit(self: ContractEditor) -> None:
         after = {k: v for k, v in self.value.items() if k != column.name} | ({column.name: changes} if changes else {})
         after = {n: after[n] for n in self.learnt.names if n in after}
         edited(self.learnt, after)
-    except DeployAssistError as e: self.error.value = f"<div class='da-error' role='alert'>{escape(str(e))}</div>"; return
+    except DeployAssistError as e:
+        self.error.value = f"<div class='da-error' role='alert'>{escape(str(e))}</div>"
+        return
     self.error.value, self.value = "", after
     self.draw(); self.changed()
 
@@ -423,26 +584,46 @@ def execute(
 # %% ../nbs/30_wizard.ipynb #cd88836e
 def error_html(error: BaseException, again: str) -> str:
     "An error for a person."
-    if isinstance(error, Cancelled): return "<div class='da-news' role='status'>Cancelled. Nothing was kept; your answers are still here.</div>"
+    if isinstance(error, Cancelled):
+        return "<div class='da-news' role='status'>Cancelled. Nothing was kept; your answers are still here.</div>"
     known = isinstance(error, DeployAssistError)
     said = escape(str(error)) if known else f"This should not have happened: {escape(one_line(error))}"
     trace = escape("".join(traceback.format_exception(error))[-6000:])
-    return (f"<div class='da-error' role='alert'><p><b>{said}</b></p><p>Mend it above and press '{escape(again)}' once more; your answers are kept.</p>"
-            + fold("Details for a developer", f"<pre class='da-pre'>{trace}</pre>") + "</div>")
+    return (
+        f"<div class='da-error' role='alert'><p><b>{said}</b></p><p>Mend it above and press '{escape(again)}' "
+        f"once more; your answers are kept.</p>"
+        + fold("Details for a developer", f"<pre class='da-pre'>{trace}</pre>")
+        + "</div>"
+    )
 
 # %% ../nbs/30_wizard.ipynb #f8c82303
 OUTCOMES: dict[str, Callable[[dict], dict]] = {}  # step -> (namespace) -> facts for the flow
 RESULTS: dict[str, Callable[[dict], str]] = {}    # step -> (namespace) -> HTML
 
-def _interval(m: Mapping) -> str: return f"{m['value']:.3g}" + (f" (95% interval {m['low']:.3g} to {m['high']:.3g})" if m.get("low") is not None else "")
+def _interval(m: Mapping) -> str:
+    return f"{m['value']:.3g}" + (
+        f" (95% interval {m['low']:.3g} to {m['high']:.3g})" if m.get("low") is not None else ""
+    )
 
-OUTCOMES["model"] = lambda space: dict(schema=space["release"].schema, metrics=space["release"].metrics, hash=space["release"].hash)
+
+OUTCOMES["model"] = lambda space: dict(
+    schema=space["release"].schema, metrics=space["release"].metrics, hash=space["release"].hash
+)
+
 
 def _model_result(space):
     release = space["release"]
-    if not release.metrics: return "<p>No held-out rows were given, so nothing was measured: pass X_test and y_test to know how good the model is.</p>"
+    if not release.metrics:
+        return (
+            "<p>No held-out rows were given, so nothing was measured: pass X_test and y_test to know how "
+            "good the model is.</p>"
+        )
     n = next(iter(release.metrics.values()))["n"]
-    return table([(k, _interval(m)) for k, m in release.metrics.items() if m["value"] is not None], (f"On {n:,} held-out rows", ""))
+    return table(
+        [(k, _interval(m)) for k, m in release.metrics.items() if m["value"] is not None],
+        (f"On {n:,} held-out rows", ""),
+    )
+
 
 RESULTS["model"] = _model_result
 
@@ -455,48 +636,86 @@ _marks = {"pass": "da-pass", "warn": "da-warn", "fail": "da-fail", "skip": "da-s
 def checks_html(results: Sequence[Any], fold_passed: bool = False) -> str:
     "Results of checks as a table, the worst first when it is done."
     def row(r):
-        fix = Markup(f"{escape(r.evidence)}" + (f"<br><span class='da-quiet'>To do: {escape(r.fix)}</span>" if r.fix and r.status in ("warn", "fail") else ""))
+        fix = Markup(
+            f"{escape(r.evidence)}"
+            + (
+                f"<br><span class='da-quiet'>To do: {escape(r.fix)}</span>"
+                if r.fix and r.status in ("warn", "fail")
+                else ""
+            )
+        )
         return [Markup(f"<b class='{_marks.get(r.status, '')}'>{escape(r.status)}</b>"), r.name, fix]
     if not fold_passed: return table([row(r) for r in results], ("", "Check", "Evidence"))
     order = ["fail", "warn", "pass", "skip"]
     bad = sorted((r for r in results if r.status in order[:2]), key=lambda r: order.index(r.status))
     good = [r for r in results if r not in bad]
     top = table([row(r) for r in bad], ("", "Check", "Evidence")) if bad else ""
-    return top + (fold(f"{len(good)} checks with nothing to do", table([row(r) for r in good], ("", "Check", "Evidence"))) if good else "")
+    return top + (
+        fold(f"{len(good)} checks with nothing to do", table([row(r) for r in good], ("", "Check", "Evidence")))
+        if good
+        else ""
+    )
+
 
 def _check_outcome(space):
     results = space["readiness"].results
-    return dict(passed=space["readiness"].passed, counts={s: n for s in ("pass", "warn", "fail", "skip") if (n := sum(r.status == s for r in results))})
+    return dict(
+        passed=space["readiness"].passed,
+        counts={s: n for s in ("pass", "warn", "fail", "skip") if (n := sum(r.status == s for r in results))},
+    )
+
 
 OUTCOMES["check"] = _check_outcome
 RESULTS["check"] = lambda space: checks_html(space["readiness"].results, fold_passed=True)
 
 # %% ../nbs/30_wizard.ipynb #3dd41e97
 OUTCOMES["register"] = lambda space: dict(version=str(space["version"].version))
-RESULTS["register"] = lambda space: f"<p>Address in the registry: <code>{escape(space['version'].uri)}</code></p>" if space.get("version") else ""
+RESULTS["register"] = lambda space: (
+    f"<p>Address in the registry: <code>{escape(space['version'].uri)}</code></p>" if space.get("version") else ""
+)
 
-def _link(url: str, words: str | None = None) -> str: return f"<a href='{escape(url)}' target='_blank' rel='noopener'>{escape(words or url)}</a>"
+
+def _link(url: str, words: str | None = None) -> str:
+    return f"<a href='{escape(url)}' target='_blank' rel='noopener'>{escape(words or url)}</a>"
+
 
 def _serve_result(space):
     e = space["endpoint"]
     key = f"\nkey = {e.key!r}" if e.key else ""
-    python = (f"from deploy_assist import Client\n{key}\nclient = Client({e.url!r}{', key=key' if e.key else ''})\n"
-              f"client.predict({json.dumps(e._example, ensure_ascii=False).replace('null', 'None').replace('true', 'True').replace('false', 'False')})")
-    return (f"<p>{_link(e.url + '/docs', 'Documentation')} &middot; {_link(e.url + '/schema', 'Schema')} &middot; {_link(e.url + '/openapi.json', 'OpenAPI')}</p>"
-            + fold("Ask it with curl", code_html(e.curl, "curl", "bash", insert=False)) + fold("Ask it with Python", code_html(python)))
+    python = (
+        f"from deploy_assist import Client\n{key}\nclient = Client({e.url!r}{', key=key' if e.key else ''})\n"
+        f"client.predict({json.dumps(e._example, ensure_ascii=False).replace('null', 'None').replace('true', 'True').replace('false', 'False')})"
+    )
+    return (
+        f"<p>{_link(e.url + '/docs', 'Documentation')} &middot; {_link(e.url + '/schema', 'Schema')} &middot; "
+        f"{_link(e.url + '/openapi.json', 'OpenAPI')}</p>"
+        + fold("Ask it with curl", code_html(e.curl, "curl", "bash", insert=False))
+        + fold("Ask it with Python", code_html(python))
+    )
+
 
 OUTCOMES["serve"] = lambda space: dict(url=space["endpoint"].url)
 RESULTS["serve"] = _serve_result
 OUTCOMES["demo"] = lambda space: dict(url=getattr(space["page"], "share_url", None) or space["page"].url)
-RESULTS["demo"] = lambda space: (f"<p>{_link(getattr(space['page'], 'share_url', None) or space['page'].url, 'Open the demo')}</p>"
-                                 + "".join(f"<p>{escape(n)}</p>" for n in getattr(space["page"], "notes", ())))
+RESULTS["demo"] = lambda space: (
+    f"<p>{_link(getattr(space['page'], 'share_url', None) or space['page'].url, 'Open the demo')}</p>"
+    + "".join(f"<p>{escape(n)}</p>" for n in getattr(space["page"], "notes", ()))
+)
 
 # %% ../nbs/30_wizard.ipynb #03340b03
 def _watch_result(space):
     r = space["first_report"]
     page = Path(r.html).read_text(encoding="utf-8")
-    frame = f"<iframe sandbox='allow-scripts' title='report' srcdoc=\"{escape(page)}\"></iframe>" if len(page) < 3_000_000 else ""
-    return f"<p><b>{escape(r.verdict.action)}</b>: {escape(str(getattr(r.verdict, 'summary', '')))}</p><p class='da-quiet'>{escape(str(r.html))}</p>" + fold("The whole report", frame)
+    frame = (
+        f"<iframe sandbox='allow-scripts' title='report' srcdoc=\"{escape(page)}\"></iframe>"
+        if len(page) < 3_000_000
+        else ""
+    )
+    return (
+        f"<p><b>{escape(r.verdict.action)}</b>: {escape(str(getattr(r.verdict, 'summary', '')))}</p><p "
+        f"class='da-quiet'>{escape(str(r.html))}</p>" + fold("The whole report", frame)
+    )
+
 
 OUTCOMES["watch"] = lambda space: dict(action=space["first_report"].verdict.action)
 RESULTS["watch"] = _watch_result
@@ -507,16 +726,26 @@ def head_html(flow: Flow, name: str, state: str) -> str:
     "The head of a card."
     words = dict(zip(flow.names, (line[1:] for line in flow.lines())))[name]
     shown = {"running": "at work"}.get(state, words[0])
-    return (f"<div class='da-head'><h3>{flow.index(name) + 1} {escape(flow[name].title)}</h3><span class='da-state da-{state}'>{shown}</span>"
-            f"<span class='da-said'>{escape(words[1])}</span></div>")
+    return (
+        f"<div class='da-head'><h3>{flow.index(name) + 1} {escape(flow[name].title)}</h3><span class='da-state "
+        f"da-{state}'>{shown}</span>"
+        f"<span class='da-said'>{escape(words[1])}</span></div>"
+    )
 
 class Card:
     "One step as widgets. It draws; `Wizard` decides."
     def __init__(self, wizard: "Wizard", name: str):
         w = _widgets()
         self.wizard, self.name, self.form, self.changing, self.job = wizard, name, None, False, None
-        self.head, self.news, self.progress, self.problem, self.result, self.pane = (_html("", f"da-part-{p}") for p in ("head", "news", "progress", "problem", "result", "code"))
-        def button(words, act, *classes): b = _named(w.Button(description=words), *classes); b.on_click(lambda b: act()); return b
+        self.head, self.news, self.progress, self.problem, self.result, self.pane = (
+            _html("", f"da-part-{p}") for p in ("head", "news", "progress", "problem", "result", "code")
+        )
+
+        def button(words, act, *classes):
+            b = _named(w.Button(description=words), *classes)
+            b.on_click(lambda b: act())
+            return b
+
         step = wizard.flow[name]
         self.go = button(step.verb, self.press, "da-go", f"da-run-{name}")
         self.skip = button("Leave out", lambda: wizard.skip(name), "da-plain", f"da-skip-{name}")
@@ -546,19 +775,47 @@ def draw(self: Card) -> None:
     editing = state == "open" or (self.changing and state in ("done", "skipped")) or state == "failed"
     if not editing and state != "running": self.form = None
     elif editing and self.form is None:
-        special = {"columns": lambda value, changed: ContractEditor(self.wizard.space_before("contract")["release"], value, changed)}
+        special = {
+            "columns": lambda value, changed: ContractEditor(
+                self.wizard.space_before("contract")["release"], value, changed
+            )
+        }
         self.form = Form(flow, self.name, self.show_code, special)
     self.go.description = "Run the checks again" if state == "failed" and self.name == "check" else flow[self.name].verb
-    show = {"open": [self.go, *([self.skip] if flow[self.name].optional else [])], "failed": [self.go], "running": [self.stop],
-            "done": [self.go, self.back] if self.changing else [self.change], "skipped": [self.go, self.back] if self.changing else [self.change], "waiting": []}[state]
+    show = {
+        "open": [self.go, *([self.skip] if flow[self.name].optional else [])],
+        "failed": [self.go],
+        "running": [self.stop],
+        "done": [self.go, self.back] if self.changing else [self.change],
+        "skipped": [self.go, self.back] if self.changing else [self.change],
+        "waiting": [],
+    }[state]
     self.buttons.children = show
     fallen = flow.dependents(self.name) if self.changing else ()
-    self.news.value = (f"<div class='da-news'>A change here drops {escape(', '.join(flow[n].title for n in fallen))}; the answers are kept.</div>" if fallen else "")
+    self.news.value = (
+        f"<div class='da-news'>A change here drops {escape(', '.join(flow[n].title for n in fallen))}; the "
+        f"answers are kept.</div>"
+        if fallen
+        else ""
+    )
     self.show_code()
     promise = _promise(flow[self.name].promise)
-    parts = {"waiting": [], "skipped": [self.buttons], "running": [promise, self.progress, self.buttons, self.result, self.pane],
-             "done": [self.result, self.extra, self.buttons, self.problem, self.pane]}.get(state)
-    if editing: parts = [promise, self.news, self.form.box, *([self.result, self.extra] if state == "failed" else []), self.buttons, self.problem, self.pane]
+    parts = {
+        "waiting": [],
+        "skipped": [self.buttons],
+        "running": [promise, self.progress, self.buttons, self.result, self.pane],
+        "done": [self.result, self.extra, self.buttons, self.problem, self.pane],
+    }.get(state)
+    if editing:
+        parts = [
+            promise,
+            self.news,
+            self.form.box,
+            *([self.result, self.extra] if state == "failed" else []),
+            self.buttons,
+            self.problem,
+            self.pane,
+        ]
     self.body.children = parts
 
 def _promise(text: str) -> Any: return _html(f"<p>{escape(text)}</p>")
@@ -571,7 +828,9 @@ def show_code(self: Card) -> None:
     if self.form is not None and state != "running":
         try: flow.prepared(self.name, values); self.problem.value = ""
         except DeployAssistError as e: self.problem.value = f"<div class='da-error' role='alert'>{escape(str(e))}</div>"
-    pane = code_html(flow.code(self.name, values), "Python that this step runs" if self.form else "Python that this step ran")
+    pane = code_html(
+        flow.code(self.name, values), "Python that this step runs" if self.form else "Python that this step ran"
+    )
     self.pane.value = pane if self.form or state == "running" else fold("Python", pane)
 
 Card.draw, Card.show_code = draw, show_code
@@ -579,16 +838,33 @@ Card.draw, Card.show_code = draw, show_code
 # %% ../nbs/30_wizard.ipynb #7d73431e
 class Wizard:
     "A flow, drawn. `.flow` holds the rules, `.release`, `.version`, `.endpoint` and `.page` what came of the steps."
-    def __init__(self, flow: Flow, objects: Mapping[str, Any], *, folder: str | Path | None = None, auto: bool = True, answers: Mapping[str, Given] | None = None):
+
+    def __init__(
+        self,
+        flow: Flow,
+        objects: Mapping[str, Any],
+        *,
+        folder: str | Path | None = None,
+        auto: bool = True,
+        answers: Mapping[str, Given] | None = None,
+    ):
         w = _widgets()
         self.flow, self.objects, self.folder, self.spaces = flow, dict(objects), Path(folder or Path.cwd()), {}
-        self.lock, self.job, self._answers, self._shown, self._over = threading.RLock(), None, dict(answers or {}), [], False
+        self.lock, self.job, self._answers, self._shown, self._over = (
+            threading.RLock(),
+            None,
+            dict(answers or {}),
+            [],
+            False,
+        )
         self.id = f"da-{id(self):x}"
         self.news, self.foot = _html("", "da-part-flow"), _html("", "da-part-foot")
         self.cards = {name: Card(self, name) for name in flow.names}
         style = _html(f"<style>{CSS}.{self.id}{{display:none}}</style>")
         title = _html("<div class='da-title'>From a fitted model to a watched deployment</div>")
-        self.widget = _named(w.VBox([style, title, self.news, *(c.box for c in self.cards.values()), self.foot]), "da-wizard")
+        self.widget = _named(
+            w.VBox([style, title, self.news, *(c.box for c in self.cards.values()), self.foot]), "da-wizard"
+        )
         self.draw()
         if auto: self._auto()
 
@@ -631,7 +907,9 @@ def run(self: Wizard, name: str, values: Mapping | None = None) -> None:
         try: values = self.flow.prepared(name, values)
         except DeployAssistError as e: card.problem.value = error_html(e, card.go.description); return
         old = self.flow.given.get(name)
-        if card.changing and old is not None and dict(old.values) == values and not self.flow[name].lives: card.close(); return
+        if card.changing and old is not None and dict(old.values) == values and not self.flow[name].lives:
+            card.close()
+            return
         code, space = self.flow.code(name, values), self.space_before(name)
         card.problem.value = card.result.value = ""
         self.news.value = ""
@@ -648,7 +926,9 @@ def run(self: Wizard, name: str, values: Mapping | None = None) -> None:
         self.job.start()
 
 def _lend(space: dict, job: Job) -> dict: space["print"] = job.say; return space
-def _progress(job: Job, done: int, of: int, name: str) -> None: job.share, job.note = done / max(of, 1), f"{done + 1} of {of}: {name}"
+def _progress(job: Job, done: int, of: int, name: str) -> None:
+    job.share, job.note = done / max(of, 1), f"{done + 1} of {of}: {name}"
+
 
 def _row(self: Wizard, card: Card, result: Any) -> None:
     "A check's result, as it comes."
@@ -657,7 +937,11 @@ def _row(self: Wizard, card: Card, result: Any) -> None:
 
 # %% ../nbs/30_wizard.ipynb #1762b587
 def _show_progress(card: Card, job: Job) -> None:
-    bar = "<progress aria-label='progress' max='1'></progress>" if job.share is None else f"<progress aria-label='progress' max='1' value='{job.share:.3f}'></progress>"
+    bar = (
+        "<progress aria-label='progress' max='1'></progress>"
+        if job.share is None
+        else f"<progress aria-label='progress' max='1' value='{job.share:.3f}'></progress>"
+    )
     if job.cancelled: said = "stopping; what is under way may take a moment to end"
     else: said = job.note or "at work"
     log = fold("Log", f"<pre class='da-pre'>{escape(chr(10).join(job.log[-200:]))}</pre>") if job.log else ""
@@ -693,9 +977,13 @@ def _settle(self: Wizard, name: str, values: dict, new: dict) -> None:
     "Confirm a step with what came of it, put away what fell, and go on."
     space = self.space_before(name) | new
     outcome = OUTCOMES[name](space) if name in OUTCOMES else {}
-    if name == "model" and not (outcome.get("bundle")): outcome["bundle"] = _relative(self.bundle_folder(values["name"]), self.folder)
+    if name == "model" and not (outcome.get("bundle")):
+        outcome["bundle"] = _relative(self.bundle_folder(values["name"]), self.folder)
     flow = self.flow.confirm(name, values, outcome)
-    for fallen in flow.dropped: _put_away(self.spaces.pop(fallen, {})); self.cards[fallen].result.value = ""; self.cards[fallen].extra.children = []
+    for fallen in flow.dropped:
+        _put_away(self.spaces.pop(fallen, {}))
+        self.cards[fallen].result.value = ""
+        self.cards[fallen].extra.children = []
     if name in self.spaces: _put_away({k: v for k, v in self.spaces[name].items() if new.get(k) is not v})
     self.flow, self.spaces[name] = flow, new
     card = self.cards[name]
@@ -750,10 +1038,18 @@ def wait(self: Wizard, timeout_s: float = 60) -> "Wizard":
     while True:
         with self.lock: job = self.job
         if job is None: return self
-        if time.monotonic() > end: raise ConfigError(f"wizard: still at work after {timeout_s:g} s, expected an end: wait longer, or cancel()")
+        if time.monotonic() > end:
+            raise ConfigError(f"wizard: still at work after {timeout_s:g} s, expected an end: wait longer, or cancel()")
         job.thread.join(.05)
 
-Wizard.run, Wizard._settle, Wizard._auto, Wizard.skip, Wizard.cancel, Wizard.wait = run, _settle, _auto, skip_step, cancel_step, wait
+Wizard.run, Wizard._settle, Wizard._auto, Wizard.skip, Wizard.cancel, Wizard.wait = (
+    run,
+    _settle,
+    _auto,
+    skip_step,
+    cancel_step,
+    wait,
+)
 
 # %% ../nbs/30_wizard.ipynb #85a8265f
 def _relative(path: Path, to: Path) -> str:
@@ -779,21 +1075,35 @@ def save_answers(self: Wizard) -> Path | None:
     if "contract" not in self.flow.given: return None
     path = self.toml_file()
     path.write_text(self.flow.toml(), encoding="utf-8")
-    self.foot.value = f"<p class='da-quiet'>Saved as you go: <code>{escape(_relative(path, Path.cwd()))}</code>. After a restart: <code>wizard(resume={_relative(path, Path.cwd())!r})</code></p>"
+    self.foot.value = (
+        f"<p class='da-quiet'>Saved as you go: <code>{escape(_relative(path, Path.cwd()))}</code>"
+        f". After a restart: <code>wizard(resume={_relative(path, Path.cwd())!r})</code></p>"
+    )
     return path
 
 def _after(self: Wizard, name: str, values: dict, space: dict) -> None:
     "What belongs to a step besides its Python, in the same thread."
-    if name == "contract": self.space_before("contract")["release"].save(self.bundle_folder(self.flow.values("model")["name"]))
+    if name == "contract":
+        self.space_before("contract")["release"].save(self.bundle_folder(self.flow.values("model")["name"]))
     if name == "package": self.write_files(values)
 
 def write_files(self: Wizard, values: dict) -> list[Path]:
     "Write deploy.ipynb beside deploy.toml: the deployment for next month."
-    path = self.folder / ("deploy.ipynb" if self.toml_file().name == "deploy.toml" else f"{self.toml_file().stem}.ipynb")
-    path.write_text(json.dumps(self.flow.notebook(values["folder"]), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path = self.folder / (
+        "deploy.ipynb" if self.toml_file().name == "deploy.toml" else f"{self.toml_file().stem}.ipynb"
+    )
+    path.write_text(
+        json.dumps(self.flow.notebook(values["folder"]), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return [path, self.toml_file()]
 
-Wizard.bundle_folder, Wizard.toml_file, Wizard.save, Wizard._after, Wizard.write_files = bundle_folder, toml_file, save_answers, _after, write_files
+Wizard.bundle_folder, Wizard.toml_file, Wizard.save, Wizard._after, Wizard.write_files = (
+    bundle_folder,
+    toml_file,
+    save_answers,
+    _after,
+    write_files,
+)
 
 # %% ../nbs/30_wizard.ipynb #46d9c5b8
 def _restore(self: Wizard) -> None:
@@ -802,7 +1112,9 @@ def _restore(self: Wizard) -> None:
     given = self.flow.given["model"]
     was = answers.get("model", Given())
     if was.outcome.get("hash") not in (None, given.outcome.get("hash")):
-        answers = {n: a for n, a in answers.items() if n in ("model", "contract")}  # another model: its checks are not ours
+        answers = {
+            n: a for n, a in answers.items() if n in ("model", "contract")
+        }  # another model: its checks are not ours
     flow = self.flow.resume(answers | {"model": Given(given.values)}, given.outcome)
     for name in flow.given:
         if name == "contract":
@@ -822,15 +1134,23 @@ def release_from_toml(
     release = load_release(bundle)
     flow = flow.confirm("model", answers["model"].values, dict(schema=release.schema, metrics=release.metrics))
     if "contract" not in answers: return release
-    return execute(flow.code("contract", flow.prepared("contract", answers["contract"].values)), dict(release=release), "contract")["release"]
+    return execute(
+        flow.code("contract", flow.prepared("contract", answers["contract"].values)), dict(release=release), "contract"
+    )["release"]
+
 
 def read_file(path: str | Path) -> dict[str, Given]:
     "The answers in a deploy.toml file."
     path = Path(path)
-    try: text = path.read_text(encoding="utf-8")
-    except OSError as e: raise ConfigError(f"{path}: cannot be read ({e.strerror}), expected a deploy.toml that the wizard wrote") from None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise ConfigError(
+            f"{path}: cannot be read ({e.strerror}), expected a deploy.toml that the wizard wrote"
+        ) from None
     answers = read_answers(text, where=str(path))
-    if "model" not in answers or "name" not in answers["model"].values: raise ConfigError(f"{path}: got no [model] with a name, expected a deploy.toml that the wizard wrote")
+    if "model" not in answers or "name" not in answers["model"].values:
+        raise ConfigError(f"{path}: got no [model] with a name, expected a deploy.toml that the wizard wrote")
     return answers
 
 Wizard._restore = _restore
@@ -842,17 +1162,32 @@ def _ipython() -> Any:
     return shell if getattr(shell, "kernel", None) is not None else None
 
 def _where_widgets() -> str:
-    return "" if _ipython() else "Widgets need a notebook (JupyterLab, Notebook 7, VS Code, Voila): deploy-assist lab opens one, deploy-assist doctor looks at this one."
+    return (
+        ""
+        if _ipython()
+        else "Widgets need a notebook (JupyterLab, Notebook 7, VS Code, Voila): deploy-assist lab opens one, "
+        "deploy-assist doctor looks at this one."
+    )
+
 
 def summary_html(self: Wizard) -> str:
     "What was decided, without widgets."
     hide = f".jp-OutputArea-child:has(+ .jp-OutputArea-child .{self.id}):not(:has(.da-wizard)){{display:none}}"
-    after = f"<p>To go on: <code>wizard(resume={_relative(self.toml_file(), Path.cwd())!r})</code></p>" if "contract" in self.flow.given else ""
+    after = (
+        f"<p>To go on: <code>wizard(resume={_relative(self.toml_file(), Path.cwd())!r})</code></p>"
+        if "contract" in self.flow.given
+        else ""
+    )
     return f"<div class='{self.id}'><style>{hide}</style>{self.flow._repr_html_()}{after}</div>"
 
 def _repr_mimebundle_(self: Wizard, include=None, exclude=None) -> dict:
     view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
-    return {"application/vnd.jupyter.widget-view+json": view, "text/html": self.summary_html(), "text/plain": str(self.flow)}
+    return {
+        "application/vnd.jupyter.widget-view+json": view,
+        "text/html": self.summary_html(),
+        "text/plain": str(self.flow),
+    }
+
 
 def _ipython_display_(self: Wizard) -> None:
     if _ipython() is None: print(repr(self)); return
@@ -865,7 +1200,12 @@ def show_summary(self: Wizard) -> None:
     "Bring the summaries on the page in line with the flow."
     for shown in self._shown: shown.update({"text/html": self.summary_html(), "text/plain": str(self.flow)}, raw=True)
 
-Wizard.summary_html, Wizard._repr_mimebundle_, Wizard._ipython_display_, Wizard.show_summary = summary_html, _repr_mimebundle_, _ipython_display_, show_summary
+Wizard.summary_html, Wizard._repr_mimebundle_, Wizard._ipython_display_, Wizard.show_summary = (
+    summary_html,
+    _repr_mimebundle_,
+    _ipython_display_,
+    show_summary,
+)
 
 # %% ../nbs/30_wizard.ipynb #3548cc79
 EXTRAS: dict[str, Callable[[Wizard, dict], list]] = {}  # step -> (wizard, namespace) -> widgets below its result
@@ -897,9 +1237,13 @@ def _serve_extra(self: Wizard, space: dict) -> list:
     def ask():
         from deploy_assist.client import Client
         try:
-            with Client(endpoint.url, endpoint.key, timeout_s=10) as client: said = client.call("POST", "/predict", {"rows": [endpoint._example]})
-            answer.value = f"<p>Answer to a row of medians: <b>{escape(str(said['predictions'][0]))}</b></p>" + fold("The whole answer", f"<pre class='da-pre'>{escape(json.dumps(said, indent=1))}</pre>")
-        except DeployAssistError as e: answer.value = error_html(e, "Send an example row")
+            with Client(endpoint.url, endpoint.key, timeout_s=10) as client:
+                said = client.call("POST", "/predict", {"rows": [endpoint._example]})
+            answer.value = f"<p>Answer to a row of medians: <b>{escape(str(said['predictions'][0]))}</b></p>" + fold(
+                "The whole answer", f"<pre class='da-pre'>{escape(json.dumps(said, indent=1))}</pre>"
+            )
+        except DeployAssistError as e:
+            answer.value = error_html(e, "Send an example row")
     def stop():
         with self.lock:
             endpoint.stop()
@@ -908,7 +1252,18 @@ def _serve_extra(self: Wizard, space: dict) -> list:
             self.cards["serve"].result.value = ""; self.cards["serve"].extra.children = []
             self.save(); self.draw()
         self.show_summary()
-    return [light, _named(_widgets().HBox([_button("Send an example row", ask, "da-ask"), _button("Stop the endpoint", stop, "da-stop")]), "da-buttons"), answer]
+
+    return [
+        light,
+        _named(
+            _widgets().HBox(
+                [_button("Send an example row", ask, "da-ask"), _button("Stop the endpoint", stop, "da-stop")]
+            ),
+            "da-buttons",
+        ),
+        answer,
+    ]
+
 
 EXTRAS["serve"] = _serve_extra
 
@@ -919,7 +1274,16 @@ def _check_extra(self: Wizard, space: dict) -> list:
     def apply(fix):
         with self.lock:
             if self.job is None: self.run("contract", self.flow.mended(fix))
-    return [_button(f"Apply the fix of {r.name}: {r.fix.partition('#')[0].strip().removeprefix('release = release.')}", partial(apply, r.fix), "da-fix") for r in found]
+
+    return [
+        _button(
+            f"Apply the fix of {r.name}: {r.fix.partition('#')[0].strip().removeprefix('release = release.')}",
+            partial(apply, r.fix),
+            "da-fix",
+        )
+        for r in found
+    ]
+
 
 EXTRAS["check"] = _check_extra
 
@@ -927,10 +1291,23 @@ def _package_result(space: dict) -> str: return ""
 
 def _package_extra(self: Wizard, space: dict) -> list:
     folder = Path(space["folder"])
-    files = [(_relative(p, self.folder), words) for p, words in ((folder, "the bundle, an ordinary MLflow model and more"), (self.toml_file(), "the answers; the wizard goes on with it"),
-                                                                  (self.toml_file().with_suffix(".ipynb"), "the deployment for next month, for papermill"))]
-    return [_html(table(files, ("Written", "")) + code_html(self.flow.commands(), "The same as commands", "bash", insert=False)
-                  + fold("The whole flow as Python", code_html(self.flow.script(), "Python")) + fold("deploy.toml", code_html(self.flow.toml(), "deploy.toml", "toml", insert=False)))]
+    files = [
+        (_relative(p, self.folder), words)
+        for p, words in (
+            (folder, "the bundle, an ordinary MLflow model and more"),
+            (self.toml_file(), "the answers; the wizard goes on with it"),
+            (self.toml_file().with_suffix(".ipynb"), "the deployment for next month, for papermill"),
+        )
+    ]
+    return [
+        _html(
+            table(files, ("Written", ""))
+            + code_html(self.flow.commands(), "The same as commands", "bash", insert=False)
+            + fold("The whole flow as Python", code_html(self.flow.script(), "Python"))
+            + fold("deploy.toml", code_html(self.flow.toml(), "deploy.toml", "toml", insert=False))
+        )
+    ]
+
 
 EXTRAS["package"] = _package_extra
 
@@ -952,13 +1329,23 @@ def wizard(
     answers = read_file(resume) if resume is not None else {}
     given = dict(model=model, X=X, y=y, X_test=X_test, y_test=y_test)
     if model is not None:
-        if X is None: raise ConfigError("wizard: got a model without X, expected wizard(model, X, y): the training rows tell what it takes")
+        if X is None:
+            raise ConfigError(
+                "wizard: got a model without X, expected wizard(model, X, y): the training rows tell what it takes"
+            )
         check_model(model)
         names = names_of(given, namespace)
         found, objects = [names], {names[role]: v for role, v in given.items() if v is not None}
-    elif any(v is not None for v in given.values()): raise ConfigError("wizard: got data without a model, expected wizard(model, X, y), or wizard() to choose")
+    elif any(v is not None for v in given.values()):
+        raise ConfigError("wizard: got data without a model, expected wizard(model, X, y), or wizard() to choose")
     else: found, objects = _found(namespace, answers, resume)
-    suggestion = name or (answers["model"].values["name"] if answers else suggest_name(objects[found[0]["model"]], objects.get(found[0].get("y"))) if found and "model" in found[0] else "model")
+    suggestion = name or (
+        answers["model"].values["name"]
+        if answers
+        else suggest_name(objects[found[0]["model"]], objects.get(found[0].get("y")))
+        if found and "model" in found[0]
+        else "model"
+    )
     flow = deployment(found=tuple(found), name=check_name(suggestion), starts=model is not None or bool(answers))
     return Wizard(flow, objects, answers=answers, folder=Path(resume).resolve().parent if resume is not None else None)
 
@@ -970,7 +1357,10 @@ def _found(namespace: Mapping, answers: Mapping, resume: str | Path | None) -> t
     if answers:
         bundle = Path(resume).parent / answers["model"].outcome.get("bundle", "?")
         if not (bundle / "bundle.json").is_file():
-            raise BundleError(f"{resume}: its bundle {bundle} is gone; expected that folder, or the model and its data: wizard(model, X, y, resume={str(resume)!r})")
+            raise BundleError(
+                f"{resume}: its bundle {bundle} is gone; expected that folder, or the model and its data: "
+                f"wizard(model, X, y, resume={str(resume)!r})"
+            )
         return [dict(bundle=str(bundle), label=f"the bundle {bundle}")], {}
     found = find_inputs(namespace)
     return found, {n: namespace[n] for one in found for role, n in one.items() if role != "label"}

@@ -25,8 +25,13 @@ def different(copy: Path, folder: str, pattern: str) -> list[str]:
 
 
 def run(copy: Path, *command: str) -> None:
-    done = subprocess.run([sys.executable, "-c", f"from nbdev.{command[0]} import {command[1]} as main; main()", *command[2:]],
-                          cwd=copy, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"from nbdev.{command[0]} import {command[1]} as main; main()", *command[2:]],
+        cwd=copy,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode or "Failed" in done.stderr:
         sys.exit(f"in_step: {command[1]} failed:\n{done.stdout}{done.stderr}")
 
@@ -42,13 +47,19 @@ def main() -> int:
         run(copy, "clean", "nbdev_clean")
         wrong += [f"{name} is not clean: nbdev-clean" for name in different(copy, "nbs", "*.ipynb")]
         run(copy, "doclinks", "nbdev_export")
-        wrong += [f"{name} is out of step with its notebook: nbdev-export" for name in different(copy, "deploy_assist", "*.py")]
+        wrong += [
+            f"{name} is out of step with its notebook: nbdev-export"
+            for name in different(copy, "deploy_assist", "*.py")
+        ]
     for path in sorted((root / "deploy_assist").glob("*.py")):
         source = re.search(r"File to edit: (.+?)\.?\n", text(path))
-        if source and not (path.parent / source[1]).exists(): wrong.append(f"deploy_assist/{path.name}: {source[1]} is gone")
+        if source and not (path.parent / source[1]).exists():
+            wrong.append(f"deploy_assist/{path.name}: {source[1]} is gone")
     if (root / "nbs" / "index.ipynb").exists():
         from readme import readme
-        if readme() != text(root / "README.md"): wrong.append("README.md is out of step with nbs/index.ipynb: make readme")
+
+        if readme() != text(root / "README.md"):
+            wrong.append("README.md is out of step with nbs/index.ipynb: make readme")
     for line in wrong: print(f"in_step: {line}", file=sys.stderr)
     if not wrong: print("notebooks clean, library and README in step")
     return 1 if wrong else 0

@@ -12,19 +12,30 @@ root = Path(__file__).resolve().parent.parent
 
 
 def files(folder: Path) -> set[Path]:
-    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    return {
+        path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def main(notebooks: list[str]) -> int:
     with TemporaryDirectory(prefix="deploy_assist-") as folder:
         copy, scratch = Path(folder) / "copy", Path(folder) / "scratch"
         scratch.mkdir()
-        copytree(root / "nbs", copy / "nbs", ignore=ignore_patterns("__pycache__", ".ipynb_checkpoints", "_*", "Untitled*.ipynb"))
+        copytree(
+            root / "nbs",
+            copy / "nbs",
+            ignore=ignore_patterns("__pycache__", ".ipynb_checkpoints", "_*", "Untitled*.ipynb"),
+        )
         for name in ("pyproject.toml", "settings.ini"):
             (copy / name).write_text((root / name).read_text(encoding="utf-8"), encoding="utf-8")
         before = files(copy)
-        env = os.environ | {"DEPLOY_ASSIST_HOME": str(scratch / "home"), "MLFLOW_TRACKING_URI": f"sqlite:///{scratch}/mlflow.db",
-                            "MPLBACKEND": "agg", "PYTHONPATH": str(root), "IPYTHONDIR": str(scratch / "ipython")}
+        env = os.environ | {
+            "DEPLOY_ASSIST_HOME": str(scratch / "home"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{scratch}/mlflow.db",
+            "MPLBACKEND": "agg",
+            "PYTHONPATH": str(root),
+            "IPYTHONDIR": str(scratch / "ipython"),
+        }
         env.pop("DEPLOY_ASSIST_LOG_URL", None)
         names = [[str(Path(name).resolve().relative_to(root))] for name in notebooks] or [[]]
         failed = 0

@@ -1,4 +1,5 @@
 """README.md from nbs/index.ipynb: what the notebook shows, as Markdown. Relative links are made to start at the root."""
+
 import re
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ def from_root(found: re.Match) -> str:
 def readme() -> str:
     "The text of README.md."
     notebook = nbformat.read(root / "nbs" / "index.ipynb", 4)
-    cells = [cell for cell in notebook.cells if cell.source.strip() and not re.search(r"^#\|\s*hide\s*$", cell.source, re.M)]
+    cells = [
+        cell for cell in notebook.cells if cell.source.strip() and not re.search(r"^#\|\s*hide\s*$", cell.source, re.M)
+    ]
     for cell in cells:
         if cell.cell_type == "code": cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
     notebook.cells = cells

@@ -94,8 +94,15 @@ def chromium():
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if not program: pytest.skip("no Chromium: apt-get install chromium fonts-dejavu-core")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    args = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"]
+    args = [
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+    ]
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=program, args=args)
         yield browser
@@ -144,7 +151,10 @@ def as_postgres(command: list) -> list:
 def postgres():
     "The SQLAlchemy URL of a PostgreSQL that lives for this session, on loopback, without a password."
     pytest.importorskip("psycopg", reason='no psycopg: pip install "deploy_assist[postgres]"')
-    places = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Path(shutil.which("initdb") or "/none").parent]
+    places = [
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
+        Path(shutil.which("initdb") or "/none").parent,
+    ]
     programs = next((place for place in places if (place / "initdb").exists()), None)
     if not programs: pytest.skip("no PostgreSQL: apt-get install postgresql")
     with socket.socket() as s:
@@ -155,8 +165,15 @@ def postgres():
     if os.getuid() == 0: shutil.chown(folder, "postgres")
 
     def run(*command):
-        done = subprocess.run(as_postgres([str(part) for part in command]), stdin=subprocess.DEVNULL, cwd=folder, timeout=120,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            as_postgres([str(part) for part in command]),
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            timeout=120,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if done.returncode: pytest.fail(f"PostgreSQL did not start: {done.stdout[-2000:]}")
 
     try:

@@ -1,4 +1,5 @@
-"""A process that logs predictions and notes each one that was acknowledged: python logwriter.py URL HOME ACKS [rows=1] [n=1000000] ..."""
+"""Logs predictions and notes each acknowledged one: python logwriter.py URL HOME ACKS [rows=1] [n=1000000] ..."""
+
 import json
 import os
 import sys
@@ -8,16 +9,39 @@ from deploy_assist.errors import LogError
 from deploy_assist.predictions import Batch, PredictionLog
 from deploy_assist.schema import Column, Schema
 
-schema = Schema((Column("age", "integer", nullable=True), Column("bmi", "float"), Column("sex", "category", categories=("f", "m"))), classes=(0, 1))
+schema = Schema(
+    (Column("age", "integer", nullable=True), Column("bmi", "float"), Column("sex", "category", categories=("f", "m"))),
+    classes=(0, 1),
+)
 
 
-def main(url, home, acks, rows=1, n=1_000_000, interval_s=0.1, pause_s=0.0, hold=0, spool_max_mb=512, model="risk", durability="process"):
+def main(
+    url,
+    home,
+    acks,
+    rows=1,
+    n=1_000_000,
+    interval_s=0.1,
+    pause_s=0.0,
+    hold=0,
+    spool_max_mb=512,
+    model="risk",
+    durability="process",
+):
     log = PredictionLog(url, home=home, interval_s=interval_s, spool_max_mb=spool_max_mb, durability=durability)
     out = os.open(acks, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     for i in range(int(n)):
-        batch = Batch(model=model, version="1", alias="champion", schema=schema, predictions=[i % 2] * rows,
-                      probabilities=[[0.25, 0.75]] * rows, columns={"age": [i] * rows, "bmi": [i / 4] * rows, "sex": ["f"] * rows},
-                      latency_ms=1.0, subjects=[f"person-{i}"] * rows)
+        batch = Batch(
+            model=model,
+            version="1",
+            alias="champion",
+            schema=schema,
+            predictions=[i % 2] * rows,
+            probabilities=[[0.25, 0.75]] * rows,
+            columns={"age": [i] * rows, "bmi": [i / 4] * rows, "sex": ["f"] * rows},
+            latency_ms=1.0,
+            subjects=[f"person-{i}"] * rows,
+        )
         try: ids = log.append(batch)
         except LogError as e: os.write(out, (json.dumps({"refused": str(e)}) + "\n").encode())
         else: os.write(out, "".join(f"{x}\n" for x in ids).encode())

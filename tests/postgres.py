@@ -10,7 +10,10 @@ from pathlib import Path
 
 def programs() -> Path | None:
     "The folder that holds initdb, or None."
-    places = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Path(shutil.which("initdb") or "/none").parent]
+    places = [
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
+        Path(shutil.which("initdb") or "/none").parent,
+    ]
     return next((p for p in places if (p / "initdb").exists()), None)
 
 
@@ -32,14 +35,22 @@ class Server:
         "Run a program of PostgreSQL; its server must not inherit our pipes."
         step_down = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
         with open(self.folder / f"{tool}.out", "a+") as out:
-            done = subprocess.run([*step_down, str(self.bin / tool), *map(str, args)], stdin=subprocess.DEVNULL, stdout=out,
-                                  stderr=subprocess.STDOUT, timeout=60, cwd=self.folder)
+            done = subprocess.run(
+                [*step_down, str(self.bin / tool), *map(str, args)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                timeout=60,
+                cwd=self.folder,
+            )
             out.seek(0)
             if done.returncode: raise RuntimeError(f"{tool}: {out.read()[-1000:]}")
 
     def start(self):
         options = f"-p {self.port} -h 127.0.0.1 -k {self.folder} -F -c max_connections=60"
-        self.run("pg_ctl", "-D", self.folder / "data", "-w", "-t", "30", "-l", self.folder / "log", "-o", options, "start")
+        self.run(
+            "pg_ctl", "-D", self.folder / "data", "-w", "-t", "30", "-l", self.folder / "log", "-o", options, "start"
+        )
 
     def stop(self, mode: str = "fast"):
         if (self.folder / "data" / "postmaster.pid").exists():

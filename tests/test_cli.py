@@ -106,25 +106,60 @@ def test_every_command_explains_itself(sh, name):
 
 
 def test_the_promised_commands_are_there():
-    assert set(cli.commands) >= {"quickstart", "prepare", "check", "register", "promote", "rollback", "history", "serve", "demo",
-                                 "report", "lab", "doctor"}
+    assert set(cli.commands) >= {
+        "quickstart",
+        "prepare",
+        "check",
+        "register",
+        "promote",
+        "rollback",
+        "history",
+        "serve",
+        "demo",
+        "report",
+        "lab",
+        "doctor",
+    }
 
 
-@pytest.mark.parametrize("line", ["srve", "serve", "serve a b", "serve a --port x", "promote patients", "report", "--nope",
-                                  "prepare nowhere:f --out b", "prepare train --out b", "prepare train:nope --out b",
-                                  "report --current train.py", "serve a --log x --no-log"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "srve",
+        "serve",
+        "serve a b",
+        "serve a --port x",
+        "promote patients",
+        "report",
+        "--nope",
+        "prepare nowhere:f --out b",
+        "prepare train --out b",
+        "prepare train:nope --out b",
+        "report --current train.py",
+        "serve a --log x --no-log",
+    ],
+)
 def test_wrong_use_is_2_and_one_line(sh, train, line):
     code, out, err = sh(*line.split())
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
     assert err.startswith("deploy-assist") and "Traceback" not in err
 
 
-@pytest.mark.parametrize("line, said", [
-    ("serve no_such_folder", "BundleError"), ("check no_such_folder", "BundleError"), ("register no_such_folder", "BundleError"),
-    ("history nobody", "RegistryError"), ("serve models:/nobody@champion", "RegistryError"),
-    ("promote nobody --reason x", "RegistryError"), ("rollback nobody --reason x", "RegistryError"),
-    ("prepare train:broken --out b", "ZeroDivisionError"), ("prepare train:as_list --out b", "expected a dictionary"),
-    ("prepare train:misspelt --out b", "X_tset")])
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("serve no_such_folder", "BundleError"),
+        ("check no_such_folder", "BundleError"),
+        ("register no_such_folder", "BundleError"),
+        ("history nobody", "RegistryError"),
+        ("serve models:/nobody@champion", "RegistryError"),
+        ("promote nobody --reason x", "RegistryError"),
+        ("rollback nobody --reason x", "RegistryError"),
+        ("prepare train:broken --out b", "ZeroDivisionError"),
+        ("prepare train:as_list --out b", "expected a dictionary"),
+        ("prepare train:misspelt --out b", "X_tset"),
+    ],
+)
 def test_failure_is_1_and_one_line(sh, train, line, said):
     code, out, err = sh(*line.split())
     assert (code, out) == (1, "") and said in err, err
@@ -132,7 +167,9 @@ def test_failure_is_1_and_one_line(sh, train, line, said):
 
 
 def test_ctrl_c_is_130(train):
-    process = subprocess.Popen([program, "prepare", "train:slow", "--out", "b"], stderr=subprocess.PIPE, text=True, cwd=train)
+    process = subprocess.Popen(
+        [program, "prepare", "train:slow", "--out", "b"], stderr=subprocess.PIPE, text=True, cwd=train
+    )
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30)[1].strip() == "deploy-assist prepare: interrupted"
@@ -236,7 +273,9 @@ def test_doctor_is_content_here(sh):
     code, out, err = sh("doctor", "--json")
     found = {health["what"]: health for health in json.loads(out)}
     assert code == 0, [health for health in found.values() if health["status"] == "fail"]
-    assert {"Python", "base packages", "extra notebook", "widgets in JupyterLab", "registry", "prediction log"} <= set(found)
+    assert {"Python", "base packages", "extra notebook", "widgets in JupyterLab", "registry", "prediction log"} <= set(
+        found
+    )
     assert not Path("mlflow.db").exists()
 
 
@@ -254,6 +293,17 @@ def test_the_tutorial_is_not_overwritten(tmp_path):
 
 def test_the_tutorial_runs(tmp_path):
     notebook = tutorial(tmp_path)
-    line = [sys.executable, "-m", "papermill", notebook, tmp_path / "done.ipynb", "--cwd", tmp_path, "--no-progress-bar"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    line = [
+        sys.executable,
+        "-m",
+        "papermill",
+        notebook,
+        tmp_path / "done.ipynb",
+        "--cwd",
+        tmp_path,
+        "--no-progress-bar",
+    ]
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONWARNINGS": "ignore"}
+    )
     assert done.returncode == 0, done.stderr[-3000:]

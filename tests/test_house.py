@@ -22,9 +22,14 @@ def files() -> list[Path]:
     "Every file of the project: what git knows, or all but the made ones in a tarball."
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True)
-    if listed.returncode == 0: return [root / name for name in listed.stdout.decode().split("\0") if (root / name).is_file()]
+    if listed.returncode == 0:
+        return [root / name for name in listed.stdout.decode().split("\0") if (root / name).is_file()]
     made = (".", "_proc", "_docs", "__pycache__", "build", "dist")
-    return [p for p in root.rglob("*") if p.is_file() and not any(part.startswith(made) for part in p.relative_to(root).parts)]
+    return [
+        p
+        for p in root.rglob("*")
+        if p.is_file() and not any(part.startswith(made) for part in p.relative_to(root).parts)
+    ]
 
 
 def notebooks() -> dict[str, str]:
@@ -84,8 +89,21 @@ def test_every_module_has_its_notebook():
 
 
 def test_floor_0_opens_nothing():
-    banned = {"socket", "sqlite3", "sqlalchemy", "http", "urllib", "subprocess", "starlette", "uvicorn", "mlflow", "gradio",
-              "ipywidgets", "papermill", "IPython"}
+    banned = {
+        "socket",
+        "sqlite3",
+        "sqlalchemy",
+        "http",
+        "urllib",
+        "subprocess",
+        "starlette",
+        "uvicorn",
+        "mlflow",
+        "gradio",
+        "ipywidgets",
+        "papermill",
+        "IPython",
+    }
     for name in [module for module, number in notebooks().items() if number < "10"]:
         tree = ast.parse((root / "deploy_assist" / f"{name}.py").read_text(encoding="utf-8"))
         used = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]

@@ -1,4 +1,5 @@
 """The library in five lines, on models of every kind: prepare, check, register, serve, demo; and what bad input is told."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,16 +13,24 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 
-import deploy_assist
 from deploy_assist import Client, DeployAssistError, PredictionLog, check, demo, load_release, prepare, register, serve
 from deploy_assist.schema import plain
 
 
 def two_classes():
-    X = pd.DataFrame({"bmi": [21.0, 35, None, 33, 22, 36] * 20, "sex": ["f", "m", "m", "f", None, "m"] * 20, "smokes": [True, False, True] * 40})
+    X = pd.DataFrame(
+        {
+            "bmi": [21.0, 35, None, 33, 22, 36] * 20,
+            "sex": ["f", "m", "m", "f", None, "m"] * 20,
+            "smokes": [True, False, True] * 40,
+        }
+    )
     y = ["well", "ill", "well", "ill", "well", "ill"] * 20
-    columns = make_column_transformer((make_pipeline(SimpleImputer(), StandardScaler()), ["bmi"]), (OneHotEncoder(handle_unknown="ignore"), ["sex"]),
-                                      ("passthrough", ["smokes"]))
+    columns = make_column_transformer(
+        (make_pipeline(SimpleImputer(), StandardScaler()), ["bmi"]),
+        (OneHotEncoder(handle_unknown="ignore"), ["sex"]),
+        ("passthrough", ["smokes"]),
+    )
     return make_pipeline(columns, LogisticRegression()).fit(X, y), X, y
 
 
@@ -47,7 +56,11 @@ def several_outputs():
 
 
 def texts():
-    X = [f"the patient felt {w} and slept {v}" for w in ("well", "good", "fine", "bad", "ill", "weak") for v in ("long", "short", "deep", "badly")]
+    X = [
+        f"the patient felt {w} and slept {v}"
+        for w in ("well", "good", "fine", "bad", "ill", "weak")
+        for v in ("long", "short", "deep", "badly")
+    ]
     y = ["well"] * 12 + ["ill"] * 12
     return make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(X, y), X, y
 
@@ -92,31 +105,43 @@ y = [0, 1, 0, 1] * 5
 model = LogisticRegression().fit(X, y)
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (dict(model=LogisticRegression()), "unfitted LogisticRegression, expected a fitted one"),
-    (dict(model=LogisticRegression), "got the class LogisticRegression"),
-    (dict(model=make_pipeline(StandardScaler(), LogisticRegression())), "unfitted"),
-    (dict(model=None), "without a predict method"),
-    (dict(y=[0, 1]), "got 2 labels for 20 rows"),
-    (dict(y=[0, None] * 10), "missing labels"),
-    (dict(y=0), "expected 20 labels"),
-    (dict(X=X.set_axis(["a", "a"], axis=1)), "duplicate columns 'a'"),
-    (dict(X=X.to_numpy()), "no column names"),
-    (dict(X=X.set_axis([0, 1], axis=1)), "no column names"),
-    (dict(X=X.set_axis(["a", " "], axis=1)), "no column names"),
-    (dict(X=X[:0], y=[]), "empty table"),
-    (dict(X=X[[]]), "without columns"),
-    (dict(X=X.assign(b=pd.Series([1, "x"] * 10, dtype=object))), "mixed types"),
-    (dict(X=X.assign(b=[1j] * 20)), "complex"),
-    (dict(X=X.assign(b=pd.Series([object()] * 20))), "type object"),
-    (dict(X=X.rename(columns={"a": "c"})), "LogisticRegression.predict failed"),
-    (dict(X=3), "expected a table"),
-    (dict(name=""), "expected a name"), (dict(name="a/b"), "refuses; expected for example 'a-b'"), (dict(name="a:b"), "refuses"), (dict(name=None), "expected a name"),
-    (dict(name=" a"), "spaces"), (dict(name="x" * 200), "200 characters"),
-    (dict(X_test=X[:0], y_test=[]), "X_test: got an empty table"), (dict(X_test=X, y_test=[1]), "y_test: got 1 labels"), (dict(y_test=y), "without X_test"),
-    (dict(X_test=X.assign(a="text")), "column 'a'"), (dict(X_test=X[["a"]]), "column 'b'"),
-    (dict(units={"c": "kg"}), "column 'c': not in the schema"), (dict(limits={"a": 3}), "expected a pair"), (dict(limits={"a": (3, 1)}), "low <= high"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (dict(model=LogisticRegression()), "unfitted LogisticRegression, expected a fitted one"),
+        (dict(model=LogisticRegression), "got the class LogisticRegression"),
+        (dict(model=make_pipeline(StandardScaler(), LogisticRegression())), "unfitted"),
+        (dict(model=None), "without a predict method"),
+        (dict(y=[0, 1]), "got 2 labels for 20 rows"),
+        (dict(y=[0, None] * 10), "missing labels"),
+        (dict(y=0), "expected 20 labels"),
+        (dict(X=X.set_axis(["a", "a"], axis=1)), "duplicate columns 'a'"),
+        (dict(X=X.to_numpy()), "no column names"),
+        (dict(X=X.set_axis([0, 1], axis=1)), "no column names"),
+        (dict(X=X.set_axis(["a", " "], axis=1)), "no column names"),
+        (dict(X=X[:0], y=[]), "empty table"),
+        (dict(X=X[[]]), "without columns"),
+        (dict(X=X.assign(b=pd.Series([1, "x"] * 10, dtype=object))), "mixed types"),
+        (dict(X=X.assign(b=[1j] * 20)), "complex"),
+        (dict(X=X.assign(b=pd.Series([object()] * 20))), "type object"),
+        (dict(X=X.rename(columns={"a": "c"})), "LogisticRegression.predict failed"),
+        (dict(X=3), "expected a table"),
+        (dict(name=""), "expected a name"),
+        (dict(name="a/b"), "refuses; expected for example 'a-b'"),
+        (dict(name="a:b"), "refuses"),
+        (dict(name=None), "expected a name"),
+        (dict(name=" a"), "spaces"),
+        (dict(name="x" * 200), "200 characters"),
+        (dict(X_test=X[:0], y_test=[]), "X_test: got an empty table"),
+        (dict(X_test=X, y_test=[1]), "y_test: got 1 labels"),
+        (dict(y_test=y), "without X_test"),
+        (dict(X_test=X.assign(a="text")), "column 'a'"),
+        (dict(X_test=X[["a"]]), "column 'b'"),
+        (dict(units={"c": "kg"}), "column 'c': not in the schema"),
+        (dict(limits={"a": 3}), "expected a pair"),
+        (dict(limits={"a": (3, 1)}), "low <= high"),
+    ],
+)
 def test_bad_input_is_told_what_came_and_what_to_do(arguments, said):
     with pytest.raises(DeployAssistError) as caught: prepare(**(dict(model=model, X=X, y=y, name="bad") | arguments))
     assert said in str(caught.value), str(caught.value)
@@ -132,12 +157,24 @@ def test_verbs_are_functions_whatever_was_imported():
 def test_odd_tables(tmp_path):
     "Unicode and reserved names, wide tables, dates, nullable and categorical dtypes."
     rng, n = np.random.default_rng(0), 60
-    X = pd.DataFrame({"größe in cm": rng.normal(170, 10, n), "select": pd.array(rng.integers(0, 9, n), dtype="Int64"), "label": rng.normal(size=n),
-                      "prediction": rng.normal(size=n), "time": pd.date_range("2026-01-01", periods=n), "kind": pd.Categorical(rng.choice(list("abc"), n)),
-                      "on": pd.array(rng.choice([True, False], n), dtype="boolean")} | {f"x{i}": rng.normal(size=n) for i in range(150)})
+    X = pd.DataFrame(
+        {
+            "größe in cm": rng.normal(170, 10, n),
+            "select": pd.array(rng.integers(0, 9, n), dtype="Int64"),
+            "label": rng.normal(size=n),
+            "prediction": rng.normal(size=n),
+            "time": pd.date_range("2026-01-01", periods=n),
+            "kind": pd.Categorical(rng.choice(list("abc"), n)),
+            "on": pd.array(rng.choice([True, False], n), dtype="boolean"),
+        }
+        | {f"x{i}": rng.normal(size=n) for i in range(150)}
+    )
     y = (X["label"] > 0).astype(int)
     numbers = [c for c in X if X[c].dtype == float]
-    odd = make_pipeline(make_column_transformer((StandardScaler(), numbers), (OneHotEncoder(handle_unknown="ignore"), ["kind"])), LogisticRegression()).fit(X, y)
+    odd = make_pipeline(
+        make_column_transformer((StandardScaler(), numbers), (OneHotEncoder(handle_unknown="ignore"), ["kind"])),
+        LogisticRegression(),
+    ).fit(X, y)
     release = prepare(odd, X, y, name="odd table", X_test=X, y_test=y)
     with serve(release) as endpoint, Client(endpoint.url) as client:
         answers, ids = client.predict(X, return_ids=True)

@@ -29,15 +29,35 @@ def run(*command, timeout=300, **options):
 def dist(tmp_path_factory) -> Path:
     "The folder with the sdist and with the wheel that is made from it."
     folder = tmp_path_factory.mktemp("source")
-    unwanted = {"__pycache__", "_proc", "_docs", "build", "dist", "quickstart", "reports", "mlruns", "deploy_assist.egg-info"}
+    unwanted = {
+        "__pycache__",
+        "_proc",
+        "_docs",
+        "build",
+        "dist",
+        "quickstart",
+        "reports",
+        "mlruns",
+        "deploy_assist.egg-info",
+    }
     (folder / "tree").mkdir()
     for path in root.iterdir():
         if path.name in unwanted or path.name.startswith("."): continue
-        if path.is_dir(): shutil.copytree(path, folder / "tree" / path.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        if path.is_dir():
+            shutil.copytree(path, folder / "tree" / path.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else: shutil.copy(path, folder / "tree")
     installer = ["--installer", "uv"] if uv else []
     path = f"{Path(uv or sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    run(sys.executable, "-m", "build", *installer, "--outdir", folder / "dist", folder / "tree", env=os.environ | {"PATH": path})
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        *installer,
+        "--outdir",
+        folder / "dist",
+        folder / "tree",
+        env=os.environ | {"PATH": path},
+    )
     return folder / "dist"
 
 
@@ -70,8 +90,9 @@ def test_the_wheel_works_in_an_empty_environment(empty, tmp_path, home):
     names = ["mlflow", "gradio", "ipywidgets", "papermill", "jupyterlab", "matplotlib", "IPython"]
     absent = f"from importlib.util import find_spec; print([name for name in {names} if find_spec(name)])"
     assert run(empty / "python", "-c", absent, cwd=tmp_path).strip() == "[]"
-    done = subprocess.run([empty / "deploy-assist", "quickstart", "--no-wait"], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=120)
+    done = subprocess.run(
+        [empty / "deploy-assist", "quickstart", "--no-wait"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
     assert 'pip install "deploy_assist[notebook]"' in done.stderr
 

@@ -1,4 +1,5 @@
 """The prediction log where it is hard: killed processes, damaged files, a database that is away, a full disk, two at once."""
+
 import gc
 import os
 import shutil
@@ -18,7 +19,10 @@ from deploy_assist.predictions import OURS, Batch, PredictionLog, Request, uuid7
 from deploy_assist.schema import Column, Schema
 
 here = Path(__file__).parent
-risk = Schema((Column("age", "integer", nullable=True), Column("bmi", "float"), Column("sex", "category", categories=("f", "m"))), classes=(0, 1))
+risk = Schema(
+    (Column("age", "integer", nullable=True), Column("bmi", "float"), Column("sex", "category", categories=("f", "m"))),
+    classes=(0, 1),
+)
 
 
 def batch(n=1, model="risk", schema=risk, **more):
@@ -29,8 +33,17 @@ def batch(n=1, model="risk", schema=risk, **more):
 
 def writer(tmp_path, url, acks, **options):
     "A process that logs until it ends or is killed."
-    command = [sys.executable, here / "logwriter.py", url, tmp_path / "home", tmp_path / acks, *(f"{k}={v}" for k, v in options.items())]
-    return subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        here / "logwriter.py",
+        url,
+        tmp_path / "home",
+        tmp_path / acks,
+        *(f"{k}={v}" for k, v in options.items()),
+    ]
+    return subprocess.Popen(
+        list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def acknowledged(tmp_path, acks):
@@ -57,7 +70,8 @@ def url(tmp_path): return f"sqlite:///{tmp_path}/log.db"
 def test_nothing_acknowledged_is_lost_by_kill_9_and_nothing_is_there_twice(tmp_path, url):
     for i in range(3):
         two = [writer(tmp_path, url, f"acks{i}{j}", rows=1 + 2 * j) for j in range(2)]
-        for j, p in enumerate(two): kill_when(p, lambda i=i, j=j: len(acknowledged(tmp_path, f"acks{i}{j}")) > 300 * (i + 1))
+        for j, p in enumerate(two):
+            kill_when(p, lambda i=i, j=j: len(acknowledged(tmp_path, f"acks{i}{j}")) > 300 * (i + 1))
     acks = [a for i in range(3) for j in range(2) for a in acknowledged(tmp_path, f"acks{i}{j}")]
     log = PredictionLog(url)
     w = log.window("risk")
@@ -133,7 +147,8 @@ def test_a_damaged_layout_is_found_in_the_catalogue(url):
 def test_a_file_of_rubbish_stops_nothing(url):
     log = PredictionLog(url, interval_s=60)
     log.append(batch(2))
-    (log.spool.folder / "0-1-x.spool").write_bytes(os.urandom(5000)); (log.spool.folder / "0-2-x.spool").write_bytes(b"")
+    (log.spool.folder / "0-1-x.spool").write_bytes(os.urandom(5000))
+    (log.spool.folder / "0-2-x.spool").write_bytes(b"")
     assert log.count("risk") == 2 and len(log.broken) == 1
 
 
@@ -207,7 +222,10 @@ def test_the_database_away_and_back(tmp_path):
 def test_appending_does_not_wait_for_a_locked_database(tmp_path, url):
     log = PredictionLog(url, interval_s=0.01)
     log.append(batch()); log.flush()
-    code = f"import sqlite3, sys\nc = sqlite3.connect({str(tmp_path / 'log.db')!r}, isolation_level=None)\nc.execute('begin exclusive')\nprint('locked', flush=True)\nsys.stdin.read()"
+    code = (
+        f"import sqlite3, sys\nc = sqlite3.connect({str(tmp_path / 'log.db')!r}, isolation_level=None)\n"
+        f"c.execute('begin exclusive')\nprint('locked', flush=True)\nsys.stdin.read()"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
         assert p.stdout.readline() == "locked\n"
         took = []
@@ -223,7 +241,10 @@ def test_appending_does_not_wait_for_a_locked_database(tmp_path, url):
 def test_a_full_disk(tmp_path, url):
     disk = tmp_path / "small"
     disk.mkdir()
-    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if (
+        os.getuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode
+    ):
         pytest.skip("cannot mount a small tmpfs here (needs root)")
     try:
         log = PredictionLog(f"sqlite:///{disk}/log.db", home=disk / "home", interval_s=0.05)
@@ -262,30 +283,104 @@ def test_any_column_names_and_types_come_back(url): names_and_types(url)
 
 
 def names_and_types(url):
-    columns = (Column("age", "integer", nullable=True), Column("Age", "float"), Column('sel ect "x"; --', "boolean", nullable=True),
-               Column("年齢", "category", categories=(1, 2)), Column("mixed", "category", categories=(1, "a")), Column("time", "text"),
-               Column("label", "float"), Column("input_label", "float"), Column("day", "date"), Column("ü" * 80, "float"),
-               Column("wall", "datetime", dtype="datetime64[us]"), Column("zoned", "datetime", dtype="datetime64[us, UTC]"),
-               Column("list", "list", size=2), Column("p_0", "float"), Column("rest", "string"), Column("rowid", "integer"))
+    columns = (
+        Column("age", "integer", nullable=True),
+        Column("Age", "float"),
+        Column('sel ect "x"; --', "boolean", nullable=True),
+        Column("年齢", "category", categories=(1, 2)),
+        Column("mixed", "category", categories=(1, "a")),
+        Column("time", "text"),
+        Column("label", "float"),
+        Column("input_label", "float"),
+        Column("day", "date"),
+        Column("ü" * 80, "float"),
+        Column("wall", "datetime", dtype="datetime64[us]"),
+        Column("zoned", "datetime", dtype="datetime64[us, UTC]"),
+        Column("list", "list", size=2),
+        Column("p_0", "float"),
+        Column("rest", "string"),
+        Column("rowid", "integer"),
+    )
     schema, t = Schema(columns, classes=("a", "b", "c")), datetime(2026, 1, 2, 3, 4, 5, 678901)
-    given = {"age": [2**60 + 1, None], "Age": [1, float("nan")], 'sel ect "x"; --': [True, None], "年齢": [1, 2], "mixed": ["a", 1],
-             "time": ["it's \0", ""], "label": [.5, .25], "input_label": [1., 2.], "day": [date(2026, 1, 1), None], "ü" * 80: [1., 2.],
-             "wall": [t, t], "zoned": [t.replace(tzinfo=UTC), None], "list": [[1., 2.], None], "p_0": [1., 2.], "rest": ["x", "😀"],
-             "rowid": np.array([7, 8])}
+    given = {
+        "age": [2**60 + 1, None],
+        "Age": [1, float("nan")],
+        'sel ect "x"; --': [True, None],
+        "年齢": [1, 2],
+        "mixed": ["a", 1],
+        "time": ["it's \0", ""],
+        "label": [0.5, 0.25],
+        "input_label": [1.0, 2.0],
+        "day": [date(2026, 1, 1), None],
+        "ü" * 80: [1.0, 2.0],
+        "wall": [t, t],
+        "zoned": [t.replace(tzinfo=UTC), None],
+        "list": [[1.0, 2.0], None],
+        "p_0": [1.0, 2.0],
+        "rest": ["x", "😀"],
+        "rowid": np.array([7, 8]),
+    }
     log = PredictionLog(url, interval_s=60)
     name = "we ird/näme's \"x\""
-    ids = log.append(Batch(model=name, schema=schema, columns=given, predictions=np.array(["a", "c"]), latency_ms=2.,
-                           probabilities=np.array([[.7, .2, .1], [.1, .2, .7]]), time=[t.replace(tzinfo=UTC).timestamp(), time.time()]))
+    ids = log.append(
+        Batch(
+            model=name,
+            schema=schema,
+            columns=given,
+            predictions=np.array(["a", "c"]),
+            latency_ms=2.0,
+            probabilities=np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]]),
+            time=[t.replace(tzinfo=UTC).timestamp(), time.time()],
+        )
+    )
     w = log.window(name, probabilities=True)
     assert list(w)[:10] == list(OURS)
-    assert list(w)[10:] == ["age", "Age", 'sel ect "x"; --', "年齢", "mixed", "input_time", "input_input_label", "input_label", "day", "ü" * 80,
-                            "wall", "zoned", "list", "p_0", "rest", "rowid", "p_a", "p_b", "p_c"]
+    assert list(w)[10:] == [
+        "age",
+        "Age",
+        'sel ect "x"; --',
+        "年齢",
+        "mixed",
+        "input_time",
+        "input_input_label",
+        "input_label",
+        "day",
+        "ü" * 80,
+        "wall",
+        "zoned",
+        "list",
+        "p_0",
+        "rest",
+        "rowid",
+        "p_a",
+        "p_b",
+        "p_c",
+    ]
     assert list(w.prediction_id) == ids and w.time[0] == pd.Timestamp(t, tz="UTC") and str(w.time.dt.tz) == "UTC"
     assert w.age[0] == 2**60 + 1 and w.age[1] is pd.NA and str(w.age.dtype) == "Int64" and str(w.rowid.dtype) == "int64"
-    assert np.isnan(w.Age[1]) and list(w["年齢"]) == [1, 2] and list(w.mixed) == ["a", 1] and w.input_time[0] == "it's \ufffd"
-    assert list(w.input_input_label) == [.5, .25] and w.day[0] == pd.Timestamp("2026-01-01") and w.wall[1] == pd.Timestamp(t)
-    assert w.zoned[0] == pd.Timestamp(t, tz="UTC") and w.list[0] == [1, 2] and w["list"][1] is None and w["rest"][1] == "😀"
-    assert list(w.prediction) == ["a", "c"] and list(w.score) == [.7, .7] and list(w.p_b) == [.2, .2] and (w.model == name).all()
+    assert (
+        np.isnan(w.Age[1])
+        and list(w["年齢"]) == [1, 2]
+        and list(w.mixed) == ["a", 1]
+        and w.input_time[0] == "it's \ufffd"
+    )
+    assert (
+        list(w.input_input_label) == [0.5, 0.25]
+        and w.day[0] == pd.Timestamp("2026-01-01")
+        and w.wall[1] == pd.Timestamp(t)
+    )
+    assert (
+        w.zoned[0] == pd.Timestamp(t, tz="UTC")
+        and w.list[0] == [1, 2]
+        and w["list"][1] is None
+        and w["rest"][1] == "😀"
+    )
+    assert (
+        list(w.prediction) == ["a", "c"]
+        and list(w.score) == [0.7, 0.7]
+        and list(w.p_b) == [0.2, 0.2]
+        and (w.model == name).all()
+    )
     log.feedback(ids[0], label="b"); log.feedback(ids[1], correct=True)
     assert list(log.window(name).label) == ["b", "c"]
     assert log.find(ids[0])["age"] == 2**60 + 1 and log.find("nobody") is None
@@ -298,9 +393,19 @@ def test_many_columns(url, n): many_columns(url, n)
 
 
 def many_columns(url, n):
-    schema = Schema(tuple(Column(f"column {i}", "integer" if i % 3 == 0 else "float", nullable=True) for i in range(n)), task="regression")
+    schema = Schema(
+        tuple(Column(f"column {i}", "integer" if i % 3 == 0 else "float", nullable=True) for i in range(n)),
+        task="regression",
+    )
     log = PredictionLog(url, interval_s=60)
-    log.append(Batch(model="wide", schema=schema, columns={f"column {i}": [i, None, i + .5 if i % 3 else 0] for i in range(n)}, predictions=[.5, 1, 2]))
+    log.append(
+        Batch(
+            model="wide",
+            schema=schema,
+            columns={f"column {i}": [i, None, i + 0.5 if i % 3 else 0] for i in range(n)},
+            predictions=[0.5, 1, 2],
+        )
+    )
     w = log.window("wide")
     assert list(w)[10:] == [f"column {i}" for i in range(n)] and list(w.iloc[0, 10:]) == list(range(n))
     assert w.iloc[1, 10:].isna().all() and w[f"column {n - 1}"].isna().sum() == 1 and not log.broken
@@ -312,20 +417,35 @@ def test_a_new_schema_opens_a_new_table_and_the_window_spans_both(url):
     log = PredictionLog(url, interval_s=60)
     log.append(batch(2, version="1"))
     wider = Schema((*risk.columns, Column("pulse", "float")), classes=(0, 1))
-    log.append(Batch(model="risk", schema=wider, version="2", columns=dict(age=[1], bmi=[2.], sex=["m"], pulse=[61.]), predictions=[1]))
+    log.append(
+        Batch(
+            model="risk",
+            schema=wider,
+            version="2",
+            columns=dict(age=[1], bmi=[2.0], sex=["m"], pulse=[61.0]),
+            predictions=[1],
+        )
+    )
     log.append(batch(1, version="1"))
     w = log.window("risk")
     assert list(w.version) == ["1", "1", "2", "1"] and w.time.is_monotonic_increasing and w.pulse.notna().sum() == 1
     assert len(log.models()) == 2 and log.count("risk") == 4 and log.models().rows.tolist() == [3, 1]
 
 
-@pytest.mark.parametrize("task, classes, predictions, label, dtype", [
-    ("regression", None, [1.5, 2.5], 3, "float64"), ("classification", ("no", "yes"), ["yes", "no"], "yes", "str"),
-    ("classification", (True, False), [True, False], True, "boolean"), ("classification", (1, "a"), [1, "a"], "a", "object"),
-    ("classification", (0.0, 1.0), [0., 1.], 1., "float64"),
-    ("multioutput-regression", None, [[1., 2.], [3., 4.]], [1., 3.], "object"),
-    ("multioutput-classification", ((0, 1), ("a", "b")), [[0, "b"], [1, "a"]], [1, "b"], "object"),
-    ("clustering", None, [3, 0], 2, "Int64"), ("anomaly", None, [-1, 1], -1, "Int64")])
+@pytest.mark.parametrize(
+    "task, classes, predictions, label, dtype",
+    [
+        ("regression", None, [1.5, 2.5], 3, "float64"),
+        ("classification", ("no", "yes"), ["yes", "no"], "yes", "str"),
+        ("classification", (True, False), [True, False], True, "boolean"),
+        ("classification", (1, "a"), [1, "a"], "a", "object"),
+        ("classification", (0.0, 1.0), [0.0, 1.0], 1.0, "float64"),
+        ("multioutput-regression", None, [[1.0, 2.0], [3.0, 4.0]], [1.0, 3.0], "object"),
+        ("multioutput-classification", ((0, 1), ("a", "b")), [[0, "b"], [1, "a"]], [1, "b"], "object"),
+        ("clustering", None, [3, 0], 2, "Int64"),
+        ("anomaly", None, [-1, 1], -1, "Int64"),
+    ],
+)
 def test_predictions_and_labels_of_every_task(url, task, classes, predictions, label, dtype):
     schema = Schema((Column("x", "float"),), task=task, classes=classes)
     log = PredictionLog(url, interval_s=60)
@@ -357,7 +477,9 @@ def test_a_long_batch_is_cut_and_comes_back_whole(url):
     log = PredictionLog(url, interval_s=60)
     n = 12_345
     frame = pd.DataFrame(dict(age=np.arange(n), bmi=np.arange(n) / 4, sex=["f"] * n))
-    ids = log.append(batch(n, columns={c: frame[c] for c in frame}, predictions=np.zeros(n, int), probabilities=np.full((n, 2), .5)))
+    ids = log.append(
+        batch(n, columns={c: frame[c] for c in frame}, predictions=np.zeros(n, int), probabilities=np.full((n, 2), 0.5))
+    )
     w = log.window("risk").set_index("prediction_id").loc[ids]
     assert list(w.age) == list(range(n)) and ids == sorted(ids) and log.pending() == 0
 
@@ -369,8 +491,14 @@ def everything_in(folder) -> bytes:
 
 
 def test_a_dropped_or_hashed_value_is_never_written(tmp_path, url):
-    schema = Schema((Column("age", "integer"), Column("name", "string", policy="drop"), Column("mail", "string", policy="hash", nullable=True)),
-                    classes=(0, 1))
+    schema = Schema(
+        (
+            Column("age", "integer"),
+            Column("name", "string", policy="drop"),
+            Column("mail", "string", policy="hash", nullable=True),
+        ),
+        classes=(0, 1),
+    )
     log = PredictionLog(url, interval_s=60)
     rows = dict(age=[1, 2, 3], name=["Ada Lovelace"] * 3, mail=["ada@example.org", "ada@example.org", None])
     log.append(Batch(model="m", schema=schema, columns=rows, predictions=[0, 1, 0]))
@@ -410,7 +538,10 @@ def test_erasing_reaches_exports_of_purged_rows(tmp_path, url):
     log.append(batch(1, subjects=["a"])); log.export(tmp_path / "old")
     assert len(pd.read_parquet(tmp_path / "old")) == 5  # the rows that the database has no more stay in their file
     receipt = log.delete(subject="a")
-    assert (receipt.predictions, receipt.exported) == (1, 3) and sorted(pd.read_parquet(tmp_path / "old").subject) == ["b", "c"]
+    assert (receipt.predictions, receipt.exported) == (1, 3) and sorted(pd.read_parquet(tmp_path / "old").subject) == [
+        "b",
+        "c",
+    ]
     with pytest.raises(ConfigError, match="expected one of"): log.delete("risk")
 
 
@@ -424,13 +555,22 @@ def test_the_latest_label_counts_whatever_order_they_arrive_in(url):
     w = log.window("risk").set_index("prediction_id").label
     assert (w[a], w[b], w[c]) == (1, 1, 1) and pd.isna(w[d])
     times = [datetime(1970, 1, 1, 0, 10, tzinfo=UTC), datetime.now(UTC)]
-    assert log.labels("risk", pd.DataFrame(dict(prediction_id=[a, "nobody"], label=[0, 1], time=times))) == dict(rows=2, matched=1)
+    assert log.labels("risk", pd.DataFrame(dict(prediction_id=[a, "nobody"], label=[0, 1], time=times))) == dict(
+        rows=2, matched=1
+    )
     assert log.window("risk").set_index("prediction_id").label[a] == 1
-    assert log.labels("risk", pd.DataFrame(dict(prediction_id=[a, b, d], label=[0, None, 1]))) == dict(rows=2, matched=2)
+    assert log.labels("risk", pd.DataFrame(dict(prediction_id=[a, b, d], label=[0, None, 1]))) == dict(
+        rows=2, matched=2
+    )
     w = log.window("risk").set_index("prediction_id").label
     assert (w[a], w[b], w[d]) == (0, 1, 1) and str(w.dtype) == "Int64"
-    assert log.feedbacks("risk").comment.notna().sum() == 1 and len(log.feedbacks()) == 5 and len(log.feedbacks("nobody")) == 0
-    with pytest.raises(ConfigError, match="expected prediction_id and label"): log.labels("risk", pd.DataFrame(dict(id=[1])))
+    assert (
+        log.feedbacks("risk").comment.notna().sum() == 1
+        and len(log.feedbacks()) == 5
+        and len(log.feedbacks("nobody")) == 0
+    )
+    with pytest.raises(ConfigError, match="expected prediction_id and label"):
+        log.labels("risk", pd.DataFrame(dict(id=[1])))
     with pytest.raises(ConfigError, match="expected at least one"): log.feedback(a)
 
 
@@ -446,7 +586,8 @@ def test_labels_by_sql(tmp_path, url):
     assert log.labels("risk", sql, database=f"sqlite:///{tmp_path}/clinic.db") == dict(rows=3, matched=3)
     assert list(log.window("risk").label) == [1, 1, 1]
     assert log.labels("risk", f"select prediction_id, prediction as label from {log.models().table[0]}")["matched"] == 3
-    with pytest.raises(LogError): log.labels("risk", "select nothing from nowhere", database=f"sqlite:///{tmp_path}/clinic.db")
+    with pytest.raises(LogError):
+        log.labels("risk", "select nothing from nowhere", database=f"sqlite:///{tmp_path}/clinic.db")
 
 
 # --- windows
@@ -467,9 +608,18 @@ def test_windows_by_time_and_source(url):
 
 
 def test_no_heavy_import_and_no_file_before_the_first_append(tmp_path):
-    code = ("import sys; from deploy_assist.predictions import PredictionLog, uuid7; log = PredictionLog(); log.health(); uuid7(); "
-            "heavy = {'pandas', 'pyarrow', 'sqlalchemy', 'numpy', 'adbc_driver_sqlite'} & set(sys.modules); assert not heavy, heavy")
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "DEPLOY_ASSIST_HOME": str(tmp_path / "x")}, cwd=tmp_path)
+    code = (
+        "import sys; from deploy_assist.predictions import PredictionLog, uuid7; log = PredictionLog(); "
+        "log.health(); uuid7(); "
+        "heavy = {'pandas', 'pyarrow', 'sqlalchemy', 'numpy', 'adbc_driver_sqlite'} & set(sys.modules); assert "
+        "not heavy, heavy"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env={**os.environ, "DEPLOY_ASSIST_HOME": str(tmp_path / "x")},
+        cwd=tmp_path,
+    )
     assert not (tmp_path / "x").exists()
 
 

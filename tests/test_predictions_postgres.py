@@ -45,18 +45,27 @@ def test_nothing_acknowledged_is_lost_by_kill_9_and_nothing_is_there_twice(tmp_p
 def test_labels_feedback_export_erasure_and_retention(tmp_path, url):
     log = PredictionLog(url, interval_s=60)
     a, b, c, d = log.append(batch(4, subjects=["a", "b", "c", "a"]))
-    log.feedback(a, label=1, time=2000.); log.feedback(a, label=0, time=1000.); log.feedback(b, correct=True, comment="it's so")
+    log.feedback(a, label=1, time=2000.0)
+    log.feedback(a, label=0, time=1000.0)
+    log.feedback(b, correct=True, comment="it's so")
     log.request(route="/predict", status=200, model="risk")
     assert log.labels("risk", pd.DataFrame(dict(prediction_id=[c, d, "x"], label=[1, 0, 1]))) == dict(rows=3, matched=2)
     w = log.window("risk", since="1h").set_index("prediction_id")
     assert w.label.to_dict() == {a: 1, b: 1, c: 1, d: 0} and str(w.label.dtype) == "Int64"
-    assert len(log.window("risk", until="1h")) == 0 and len(log.requests("risk", since="1h")) == 1 and log.models().rows[0] == 4
+    assert (
+        len(log.window("risk", until="1h")) == 0
+        and len(log.requests("risk", since="1h")) == 1
+        and log.models().rows[0] == 4
+    )
     assert len(log.feedbacks("risk")) == 3 and log.find(b)["label"] == 1
     file, = log.export(tmp_path / "old")
     assert log.export(tmp_path / "old") == [file] and len(pd.read_parquet(tmp_path / "old")) == 4
     receipt = log.delete(subject="a")
     assert (receipt.predictions, receipt.labels, receipt.feedback, receipt.exported) == (2, 2, 2, 2)
-    assert set(log.window("risk").prediction_id) == {b, c} and set(pd.read_parquet(tmp_path / "old").subject) == {"b", "c"}
+    assert set(log.window("risk").prediction_id) == {b, c} and set(pd.read_parquet(tmp_path / "old").subject) == {
+        "b",
+        "c",
+    }
     assert log.purge(before=datetime(2100, 1, 1, tzinfo=UTC)) == dict(predictions=2, labels=2, feedback=1, requests=1)
     assert log.count("risk") == 0 and len(log.window("risk")) == 0
     log.close()
@@ -70,7 +79,9 @@ def test_the_server_stops_under_load_and_comes_back(tmp_path):
 
         def load():
             while not stop.is_set():
-                t = time.perf_counter(); acks.extend(log.append(batch(1, schema=risk))); slow.append(time.perf_counter() - t)
+                t = time.perf_counter()
+                acks.extend(log.append(batch(1, schema=risk)))
+                slow.append(time.perf_counter() - t)
                 time.sleep(0.001)
 
         thread = threading.Thread(target=load)

@@ -8,15 +8,26 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from deploy_assist import registry
 from deploy_assist.errors import BundleError, ConfigError, RegistryError
-from deploy_assist.registry import (ModelVersion, current_version, history, production_at, promote, record_checks, register, resolve,
-                                    rollback, versions)
+from deploy_assist.registry import (
+    ModelVersion,
+    current_version,
+    history,
+    production_at,
+    promote,
+    record_checks,
+    register,
+    resolve,
+    rollback,
+    versions,
+)
 from deploy_assist.release import load_release
 
 
@@ -58,13 +69,22 @@ def test_register_writes_everything_beside_the_database(patients, store, tmp_pat
     run, auc = client.get_run(v.run_id), patients.metrics["roc_auc"]
     assert run.info.status == "FINISHED"
     assert run.data.params["logisticregression__max_iter"] == "1000"
-    assert [run.data.metrics[k] for k in ("roc_auc", "roc_auc_low", "roc_auc_high")] == [auc["value"], auc["low"], auc["high"]]
-    assert {(d.dataset.name, d.tags[0].value) for d in run.inputs.dataset_inputs} == {(f"{name}-test", "test"), (f"{name}-baseline", "baseline")}
+    assert [run.data.metrics[k] for k in ("roc_auc", "roc_auc_low", "roc_auc_high")] == [
+        auc["value"],
+        auc["low"],
+        auc["high"],
+    ]
+    assert {(d.dataset.name, d.tags[0].value) for d in run.inputs.dataset_inputs} == {
+        (f"{name}-test", "test"),
+        (f"{name}-baseline", "baseline"),
+    }
     files = {a.path for part in (None, "plots") for a in client.list_artifacts(v.run_id, part)}
     assert files >= {"schema.json", "requirements.txt", "plots/roc.png", "plots/confusion.png", "plots/features.png"}
     model = client.get_logged_model(v.model_id)
     assert (str(model.status), model.source_run_id, model.model_type) == ("READY", v.run_id, "classification")
-    assert "roc_auc" in {m.key for m in model.metrics} and [o.model_id for o in run.outputs.model_outputs] == [v.model_id]
+    assert "roc_auc" in {m.key for m in model.metrics} and [o.model_id for o in run.outputs.model_outputs] == [
+        v.model_id
+    ]
     mv = client.get_model_version(name, "1")
     assert (mv.tags["deploy_assist.hash"], mv.tags["team"], mv.description, mv.run_id) == \
         (replace(patients, name=name).hash, "ward B", "first", v.run_id)
@@ -88,7 +108,11 @@ def test_mlflow_loads_what_was_registered(patients, tmp_path, monkeypatch):
     assert mlflow.active_run() is None and os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///mlflow.db"
     again = load_release(found.folder)  # MLflow left a note of its own in the folder: the bundle is as it was
     assert again.hash == patients.hash and again.predict(X).tolist() == expected
-    assert found.folder.is_relative_to(tmp_path/"mlruns") and (found.name, found.version, found.alias) == ("patients", "1", "challenger")
+    assert found.folder.is_relative_to(tmp_path / "mlruns") and (found.name, found.version, found.alias) == (
+        "patients",
+        "1",
+        "challenger",
+    )
     assert resolve("models:/patients/latest").version == "1"
 
 
@@ -114,7 +138,9 @@ def test_other_tasks(kind, store, recwarn):
     v = register(prepare(model, X, y, name=f"iris {kind}", **test), uri=store)
     plots = {Path(a.path).stem for a in registry._client(store).list_artifacts(v.run_id, "plots")}
     assert plots >= ({"features", "predicted_actual", "residuals"} if kind == "regression" else {"features"})
-    assert ("confusion" in plots) == (kind == "three classes") and not [w for w in recwarn if "left out" in str(w.message)]
+    assert ("confusion" in plots) == (kind == "three classes") and not [
+        w for w in recwarn if "left out" in str(w.message)
+    ]
 
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "team@model", "what?", "50%", "..", "x"*201, None])
@@ -130,10 +156,15 @@ def test_promote_and_roll_back(two, store):
     assert promote("moved about", 1, reason="first", uri=store).version == "1"
     assert promote("moved about", reason="the challenger", uri=store, who="ana") == \
         ModelVersion("moved about", "2", alias="champion", tracking_uri=store)
-    before = datetime.now(timezone.utc)
+    before = datetime.now(UTC)
     assert promote("moved about", 2, reason="again", uri=store).version == "2", "it is there already: no event"
-    assert rollback("moved about", reason="scores above 0.9", uri=store).version == current_version("moved about", uri=store) == "1"
-    with pytest.raises(RegistryError, match="nothing to roll back to: version 1 is the first"): rollback("moved about", reason="x", uri=store)
+    assert (
+        rollback("moved about", reason="scores above 0.9", uri=store).version
+        == current_version("moved about", uri=store)
+        == "1"
+    )
+    with pytest.raises(RegistryError, match="nothing to roll back to: version 1 is the first"):
+        rollback("moved about", reason="x", uri=store)
     assert moves("moved about", store) == [
         ["promote", "challenger", "2", None], ["promote", "champion", "1", None], ["promote", "champion", "2", "1"],
         ["rollback", "champion", "1", "2"]]
@@ -156,12 +187,16 @@ def test_a_reason_is_required(store):
 
 def test_unknown_names_are_answered_with_known_ones(two, store):
     two("known")
-    with pytest.raises(RegistryError, match="no model 'unknown' in the registry: it holds .*'known'"): promote("unknown", reason="x", uri=store)
+    with pytest.raises(RegistryError, match="no model 'unknown' in the registry: it holds .*'known'"):
+        promote("unknown", reason="x", uri=store)
     with pytest.raises(RegistryError, match=r"no version '7': it has 1, 2"): promote("known", 7, reason="x", uri=store)
-    with pytest.raises(RegistryError, match=r"no version 'x1': it has 1, 2"): promote("known", "x1", reason="x", uri=store)
-    with pytest.raises(RegistryError, match=r"no alias 'champion': it has challenger \(version 2\)"): current_version("known", uri=store)
+    with pytest.raises(RegistryError, match=r"no version 'x1': it has 1, 2"):
+        promote("known", "x1", reason="x", uri=store)
+    with pytest.raises(RegistryError, match=r"no alias 'champion': it has challenger \(version 2\)"):
+        current_version("known", uri=store)
     with pytest.raises(RegistryError, match="no alias 'champion'"): resolve("models:/known@champion", uri=store)
-    with pytest.raises(ConfigError, match="a version of 'other'"): promote("known", ModelVersion("other", "1"), reason="x", uri=store)
+    with pytest.raises(ConfigError, match="a version of 'other'"):
+        promote("known", ModelVersion("other", "1"), reason="x", uri=store)
 
 
 def test_failed_checks_keep_a_version_out(patients, two, store):
@@ -169,7 +204,8 @@ def test_failed_checks_keep_a_version_out(patients, two, store):
     two("unfit", count=1)
     v = register(replace(patients, name="unfit"), checks=failed, uri=store)
     assert v.checks_passed is False and history("unfit", uri=store).checks_passed.iloc[-1] == False  # noqa: E712
-    with pytest.raises(RegistryError, match=r"version 2 failed its checks \(parity\)"): promote("unfit", reason="demo", uri=store)
+    with pytest.raises(RegistryError, match=r"version 2 failed its checks \(parity\)"):
+        promote("unfit", reason="demo", uri=store)
     promote("unfit", reason="demo on Monday", force=True, uri=store)
     assert history("unfit", uri=store).iloc[-1][["checks_passed", "forced"]].tolist() == [False, True]
     assert record_checks("unfit", 1, dict(passed=True, results=[]), uri=store).checks_passed is True
@@ -193,7 +229,8 @@ def test_of_two_who_promote_at_once_one_is_told(two, store, monkeypatch):
         promote("contested", 3, reason="slow", uri=store)
     assert current_version("contested", uri=store) == "2"
     assert [m[:3] for m in moves("contested", store)][-1] == ["promote", "champion", "2"]
-    with pytest.raises(RegistryError, match="is version 2, not 1 as expected"): promote("contested", 3, reason="x", expected=1, uri=store)
+    with pytest.raises(RegistryError, match="is version 2, not 1 as expected"):
+        promote("contested", 3, reason="x", expected=1, uri=store)
     promote("contested", 1, reason="x", expected="2", uri=store)
 
 
@@ -216,9 +253,15 @@ def test_an_interrupted_move_is_finished_by_the_next(two, store, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(registry, "_point", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt): promote("interrupted", 2, reason="closed the laptop", uri=store)
-    assert current_version("interrupted", uri=store) == "1" and history("interrupted", uri=store).state.iloc[-1] == "pending"
-    with pytest.raises(RegistryError, match="is version 2, not 1 as expected"): promote("interrupted", 1, reason="x", expected=1, uri=store)
-    assert current_version("interrupted", uri=store) == "2" and history("interrupted", uri=store).state.iloc[-1] == "done"
+    assert (
+        current_version("interrupted", uri=store) == "1"
+        and history("interrupted", uri=store).state.iloc[-1] == "pending"
+    )
+    with pytest.raises(RegistryError, match="is version 2, not 1 as expected"):
+        promote("interrupted", 1, reason="x", expected=1, uri=store)
+    assert (
+        current_version("interrupted", uri=store) == "2" and history("interrupted", uri=store).state.iloc[-1] == "done"
+    )
 
 
 def test_moves_made_in_mlflow_are_noted(two, store):
@@ -226,7 +269,11 @@ def test_moves_made_in_mlflow_are_noted(two, store):
     promote("by hand", 1, reason="first", uri=store)
     client = registry._client(store)
     client.set_registered_model_alias("by hand", "champion", "2")
-    assert history("by hand", uri=store).iloc[-1][["action", "version", "state"]].tolist() == ["moved", "2", "unrecorded"]
+    assert history("by hand", uri=store).iloc[-1][["action", "version", "state"]].tolist() == [
+        "moved",
+        "2",
+        "unrecorded",
+    ]
     assert rollback("by hand", reason="who did that?", uri=store).version == "1"
     assert moves("by hand", store)[-2:] == [["moved", "champion", "2", "1"], ["rollback", "champion", "1", "2"]]
     client.delete_registered_model_alias("by hand", "champion")
@@ -262,13 +309,17 @@ def test_a_model_that_others_registered(store, tmp_path):
     client = registry._client(store)
     client.create_registered_model("theirs"), client.create_model_version("theirs", str(path))
     client.set_registered_model_alias("theirs", "champion", "1"), client.create_model_version("theirs", str(path))
-    assert history("theirs", uri=store)[["action", "version", "state"]].values.tolist() == [["moved", "1", "unrecorded"]]
+    assert history("theirs", uri=store)[["action", "version", "state"]].values.tolist() == [
+        ["moved", "1", "unrecorded"]
+    ]
     promote("theirs", 2, reason="ours now", uri=store)
     assert moves("theirs", store) == [["moved", "champion", "1", None], ["promote", "champion", "2", "1"]]
     assert resolve("models:/theirs@champion", uri=store).folder == path
 
 
-@pytest.mark.parametrize("step", ["log_artifacts", "log_model_artifacts", "create_model_version", "set_registered_model_alias"])
+@pytest.mark.parametrize(
+    "step", ["log_artifacts", "log_model_artifacts", "create_model_version", "set_registered_model_alias"]
+)
 def test_what_fails_half_way_leaves_no_version(patients, store, monkeypatch, step):
     from mlflow.exceptions import MlflowException
     name, client = f"broken {step}", registry._client(store)._client
@@ -280,7 +331,9 @@ def test_what_fails_half_way_leaves_no_version(patients, store, monkeypatch, ste
     runs = [r for r in client.search_runs([experiment]) if not r.info.run_name.startswith("history")]
     assert [r.info.status for r in runs] == ["FAILED"]
     assert not client.search_model_versions(f"name='{name}'") and not client.search_logged_models([experiment])
-    assert register(replace(patients, name=name), uri=store).version == ("2" if step == "set_registered_model_alias" else "1")
+    assert register(replace(patients, name=name), uri=store).version == (
+        "2" if step == "set_registered_model_alias" else "1"
+    )
     assert history(name, uri=store).state.tolist()[-1] == "done"
 
 
@@ -297,7 +350,7 @@ def _in_child(uri, number, answers):
 
 
 def test_four_processes_that_start_together(tmp_path):
-    registry._mlflow().MlflowClient  # children share what is imported
+    registry._mlflow()  # children share what is imported
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     fork, uri = multiprocessing.get_context("fork"), f"sqlite:///{tmp_path}/new/mlflow.db"
     answers = fork.Queue()
@@ -321,7 +374,10 @@ def test_a_registry_that_is_away_is_noticed_soon(free_port, monkeypatch):
         silent.bind(("127.0.0.1", 0)), silent.listen()
         for uri in (f"http://127.0.0.1:{free_port}", f"http://127.0.0.1:{silent.getsockname()[1]}",
                     f"postgresql+psycopg://ana:secret@127.0.0.1:{free_port}/mlflow"):
-            for ask in (lambda: promote("patients", 1, reason="x", uri=uri), lambda: current_version("patients", uri=uri)):
+            for ask in (
+                partial(promote, "patients", 1, reason="x", uri=uri),
+                partial(current_version, "patients", uri=uri),
+            ):
                 began = time.monotonic()
                 with pytest.raises(RegistryError, match="does not answer") as e: ask()
                 assert time.monotonic() - began < 5 and "secret" not in str(e.value)
@@ -345,22 +401,48 @@ class Server:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         self.url, self.log, self.password = f"http://127.0.0.1:{port}", folder/"log", "a long password"
-        (folder/"auth.ini").write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"
-                                       "admin_username = admin\nauthorization_function = "
-                                       "mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 60\n")  # else 0.1 s a call
+        (folder / "auth.ini").write_text(
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"
+            "admin_username = admin\nauthorization_function = "
+            "mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 60\n"
+        )  # else 0.1 s a call
         own = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_TRACKING")}
         env = own | {"MLFLOW_AUTH_CONFIG_PATH": str(folder/"auth.ini"), "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
                      "MLFLOW_FLASK_SERVER_SECRET_KEY": "test", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--backend-store-uri", backend, "--workers", "1",
-                   "--artifacts-destination", str(folder/"artifacts"), "--host", "127.0.0.1", "--port", str(port)]
-        self.process = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=self.log.open("w"),
-                                        stderr=subprocess.STDOUT, start_new_session=True)
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--app-name",
+            "basic-auth",
+            "--backend-store-uri",
+            backend,
+            "--workers",
+            "1",
+            "--artifacts-destination",
+            str(folder / "artifacts"),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
+        self.process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def wait(self):
         import requests
         until = time.monotonic() + 180
         while True:
-            if self.process.poll() is not None or time.monotonic() > until: pytest.fail(f"mlflow server: {self.log.read_text()[-2000:]}")
+            if self.process.poll() is not None or time.monotonic() > until:
+                pytest.fail(f"mlflow server: {self.log.read_text()[-2000:]}")
             try:
                 if requests.get(f"{self.url}/health", timeout=2).ok: return
             except requests.RequestException: time.sleep(0.2)
@@ -371,7 +453,9 @@ class Server:
         assert answer.ok, answer.text
 
     def allow(self, user, kind, id):
-        self.post("3.0/mlflow/users/permissions/grant", username=user, resource_type=kind, resource_id=id, permission="EDIT")
+        self.post(
+            "3.0/mlflow/users/permissions/grant", username=user, resource_type=kind, resource_id=id, permission="EDIT"
+        )
 
     def stop(self):
         try: os.killpg(self.process.pid, signal.SIGTERM)
@@ -388,7 +472,9 @@ def team(postgres, tmp_path_factory):
     engine = sa.create_engine(postgres, isolation_level="AUTOCOMMIT")
     with engine.connect() as db: db.execute(sa.text("create database mlflow_team"))
     engine.dispose()
-    server = Server(tmp_path_factory.mktemp("server"), sa.make_url(postgres).set(database="mlflow_team").render_as_string(False))
+    server = Server(
+        tmp_path_factory.mktemp("server"), sa.make_url(postgres).set(database="mlflow_team").render_as_string(False)
+    )
     try:
         server.wait()
         for user in ("ana", "ben"): server.post("2.0/mlflow/users/create", username=user, password=server.password)
@@ -438,7 +524,11 @@ def test_a_team_shares_a_server(patients, team, as_user, home, monkeypatch, capf
     assert rollback("patients", reason="worse on ward B").version == "1"
     as_user("ana")
     told = history("patients", alias="champion")
-    assert told[["version", "who", "state"]].values.tolist() == [["1", "ana", "done"], ["2", "ben", "done"], ["1", "ben", "done"]]
+    assert told[["version", "who", "state"]].values.tolist() == [
+        ["1", "ana", "done"],
+        ["2", "ben", "done"],
+        ["1", "ben", "done"],
+    ]
     assert production_at("patients", told.time.iloc[1]).who == "ben"
     assert versions("patients").aliases.tolist() == ["challenger", "champion"]
 

@@ -1,4 +1,5 @@
 """The endpoint over real HTTP: what it answers, what it refuses and with which words, and that it survives what it is sent."""
+
 import concurrent.futures
 import json
 import os
@@ -63,10 +64,25 @@ def test_three_ways_to_send_rows(endpoint, row, wrap):
     assert out["model"]["name"] == "patients" and headers["X-Request-Id"]
 
 
-@pytest.mark.parametrize("change, column", [
-    ({"age": 30.5}, "age"), ({"age": "63"}, "age"), ({"age": True}, "age"), ({"age": None}, "age"), ({"age": [1]}, "age"), ({"age": {}}, "age"),
-    ({"bmi": "32"}, "bmi"), ({"bmi": float("nan")}, "bmi"), ({"bmi": float("inf")}, "bmi"), ({"sex": 1}, "sex"), ({"sex": "other"}, "sex"),
-    ({"weight": 1}, "weight"), ({"age": 10**400}, None), ({"bmi": 10**400}, "bmi")])
+@pytest.mark.parametrize(
+    "change, column",
+    [
+        ({"age": 30.5}, "age"),
+        ({"age": "63"}, "age"),
+        ({"age": True}, "age"),
+        ({"age": None}, "age"),
+        ({"age": [1]}, "age"),
+        ({"age": {}}, "age"),
+        ({"bmi": "32"}, "bmi"),
+        ({"bmi": float("nan")}, "bmi"),
+        ({"bmi": float("inf")}, "bmi"),
+        ({"sex": 1}, "sex"),
+        ({"sex": "other"}, "sex"),
+        ({"weight": 1}, "weight"),
+        ({"age": 10**400}, None),
+        ({"bmi": 10**400}, "bmi"),
+    ],
+)
 def test_a_wrong_cell_is_named(endpoint, row, change, column):
     status, _, out = ask(endpoint, "POST", "/predict", {"rows": [row, row | change]})
     assert status in (400, 422) and out["status"] == status and out["title"]
@@ -89,9 +105,24 @@ def test_lenient_where_nothing_is_lost(endpoint, row, patients):
     assert status == 200 and out["marks"][0]["column"] == "bmi"
 
 
-@pytest.mark.parametrize("body, status", [
-    (b"", 400), (b"{", 400), (b"\xff\xfe", 400), (b"[" * 50_000, 400), (b"null", 422), (b"1", 422), (b"[]", 422), (b'{"rows": []}', 422),
-    (b'[1, "a", null]', 422), (b'{"rows": {}}', 422), (b'{"rows": [[]]}', 422), (b'{"a": 1, "a": 2}', 422), (b'"' + b"a" * 10_000 + b'"', 422)])
+@pytest.mark.parametrize(
+    "body, status",
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 50_000, 400),
+        (b"null", 422),
+        (b"1", 422),
+        (b"[]", 422),
+        (b'{"rows": []}', 422),
+        (b'[1, "a", null]', 422),
+        (b'{"rows": {}}', 422),
+        (b'{"rows": [[]]}', 422),
+        (b'{"a": 1, "a": 2}', 422),
+        (b'"' + b"a" * 10_000 + b'"', 422),
+    ],
+)
 def test_malformed_bodies(endpoint, body, status):
     got, headers, out = ask(endpoint, "POST", "/predict", body)
     assert got == status, out
@@ -104,9 +135,16 @@ def test_a_body_over_the_limit(endpoint):
     assert status == 413 and "16 MB" in out["detail"]
 
 
-@pytest.mark.parametrize("method, path, headers, status", [
-    ("GET", "/predict", {}, 405), ("POST", "/health/live", {}, 405), ("GET", "/nothing", {}, 404), ("POST", "/predict", {"Content_Type": "text/csv"}, 415),
-    ("POST", "/predict", {"Accept": "text/html"}, 406)])
+@pytest.mark.parametrize(
+    "method, path, headers, status",
+    [
+        ("GET", "/predict", {}, 405),
+        ("POST", "/health/live", {}, 405),
+        ("GET", "/nothing", {}, 404),
+        ("POST", "/predict", {"Content_Type": "text/csv"}, 415),
+        ("POST", "/predict", {"Accept": "text/html"}, 406),
+    ],
+)
 def test_other_refusals(endpoint, row, method, path, headers, status):
     got, answered, out = ask(endpoint, method, path, row if method == "POST" else None, **headers)
     assert got == status == out["status"]
@@ -127,7 +165,12 @@ def test_documents(endpoint, patients):
     assert status == 200 and api["openapi"].startswith("3.1")
     assert list(api["components"]["schemas"]["Row"]["properties"]) == patients.schema.names
     status, headers, page = ask(endpoint, "GET", "/docs", key=None)
-    assert status == 200 and "patients" in page and "http://" not in page.replace("http://www.w3", "") and "https://" not in page
+    assert (
+        status == 200
+        and "patients" in page
+        and "http://" not in page.replace("http://www.w3", "")
+        and "https://" not in page
+    )
     assert ask(endpoint, "GET", "/schema")[2]["columns"][0]["name"] == "age"
     assert ask(endpoint, "GET", "/version")[2]["model"]["hash"] == patients.hash
     assert ask(endpoint, "GET", "/health/ready", key=None)[2]["status"] == "ready"
@@ -137,7 +180,11 @@ def test_metrics_are_prometheus(endpoint, row):
     from prometheus_client.parser import text_string_to_metric_families
     ask(endpoint, "POST", "/predict", row)
     families = {f.name: f for f in text_string_to_metric_families(ask(endpoint, "GET", "/metrics")[2])}
-    counted = {(s.labels["route"], s.labels["status"]): s.value for s in families["deploy_assist_requests"].samples if s.name.endswith("_total")}
+    counted = {
+        (s.labels["route"], s.labels["status"]): s.value
+        for s in families["deploy_assist_requests"].samples
+        if s.name.endswith("_total")
+    }
     assert counted["/predict", "200"] >= 1
 
 
@@ -147,7 +194,8 @@ def test_every_acknowledged_row_is_in_the_log(endpoint, patients):
     def one(i):
         with Client(endpoint.url, endpoint.key) as client: return client.predict(X.iloc[[i]], return_ids=True)[1]
 
-    with concurrent.futures.ThreadPoolExecutor(8) as pool: ids = [i for found in pool.map(one, range(len(X))) for i in found]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        ids = [i for found in pool.map(one, range(len(X))) for i in found]
     with Client(endpoint.url, endpoint.key) as client:
         client.feedback(ids[0], label=1, comment="seen again")
         client.feedback(ids[1], correct=False)
@@ -166,7 +214,10 @@ def test_every_acknowledged_row_is_in_the_log(endpoint, patients):
 
 
 def test_the_endpoint_ends_with_its_parent(bundle, tmp_path):
-    code = f"from deploy_assist import serve\ne = serve({str(bundle)!r})\nprint(e.url, e._process.pid, flush=True)\nimport time; time.sleep(60)"
+    code = (
+        f"from deploy_assist import serve\ne = serve({str(bundle)!r})\nprint(e.url, e._process.pid, "
+        f"flush=True)\nimport time; time.sleep(60)"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     url, pid = parent.stdout.readline().split()
     assert urlopen(url + "/health/ready", timeout=10).status == 200
@@ -177,7 +228,10 @@ def test_the_endpoint_ends_with_its_parent(bundle, tmp_path):
 
 
 def test_a_model_that_fails_is_a_500_without_details(tmp_path, patients):
-    code = "def refuse(X):\n    if (X['bmi'] > 1000).any(): raise RuntimeError('the secret reason at /some/path')\n    return X\n"
+    code = (
+        "def refuse(X):\n    if (X['bmi'] > 1000).any(): raise RuntimeError('the secret reason at "
+        "/some/path')\n    return X\n"
+    )
     (tmp_path / "refusing.py").write_text(code)
     script = f"""
 import sys, json; sys.path.insert(0, {str(tmp_path)!r})

@@ -22,7 +22,10 @@ data = load_diabetes(as_frame=True, scaled=False)
 X = data.data.assign(sex=data.data["sex"].map({1.0: "female", 2.0: "male"}), age=data.data["age"].astype(int))
 y = (data.target >= data.target.quantile(.75)).astype(int).rename("worse")
 X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=.3, stratify=y, random_state=0)
-model = make_pipeline(make_column_transformer((StandardScaler(), [c for c in X if c != "sex"]), (OneHotEncoder(), ["sex"])), LogisticRegression(max_iter=1000))
+numbers = [c for c in X if c != "sex"]
+model = make_pipeline(
+    make_column_transformer((StandardScaler(), numbers), (OneHotEncoder(), ["sex"])), LogisticRegression(max_iter=1000)
+)
 model.fit(X_train, y_train)
 from deploy_assist import wizard"""
 START = "wizard(model, X_train, y_train, X_test=X_test, y_test=y_test)"
@@ -35,21 +38,45 @@ class Lab:
         self.folder, self.work, self.token = folder, folder / "work", "t0ken"
         self.work.mkdir()
         settings = folder / "settings" / "@jupyterlab"
-        quiet = {"apputils-extension/notification": {"fetchNews": "false"}, "docmanager-extension/plugin": {"autosave": False},
-                 "codemirror-extension/plugin": {"defaultConfig": {"autoClosingBrackets": True}}}
+        quiet = {
+            "apputils-extension/notification": {"fetchNews": "false"},
+            "docmanager-extension/plugin": {"autosave": False},
+            "codemirror-extension/plugin": {"defaultConfig": {"autoClosingBrackets": True}},
+        }
         for name, value in quiet.items():
             path = settings / f"{name}.jupyterlab-settings"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(value))
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "DEPLOY_ASSIST_HOME", "MLFLOW", "PYTEST"))}
+        env = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("JUPYTER", "DEPLOY_ASSIST_HOME", "MLFLOW", "PYTEST"))
+        }
         env |= {f"JUPYTER_{kind}_DIR": str(folder / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
-        env |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-                "IPYTHONDIR": str(folder / "ipython"), "DEPLOY_ASSIST_HOME": str(self.work / ".deploy_assist"),
-                "MLFLOW_TRACKING_URI": f"sqlite:///{self.work}/mlflow.db"}
-        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", f"--IdentityProvider.token={self.token}",
-                   f"--ServerApp.root_dir={self.work}", "--ServerApp.allow_root=True", "--LabApp.news_url=", "--ServerApp.port_retries=0"]
+        env |= {
+            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+            "IPYTHONDIR": str(folder / "ipython"),
+            "DEPLOY_ASSIST_HOME": str(self.work / ".deploy_assist"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{self.work}/mlflow.db",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--ip=127.0.0.1",
+            "--port=0",
+            f"--IdentityProvider.token={self.token}",
+            f"--ServerApp.root_dir={self.work}",
+            "--ServerApp.allow_root=True",
+            "--LabApp.news_url=",
+            "--ServerApp.port_retries=0",
+        ]
         self.log = (folder / "lab.log").open("w")
-        self.process = subprocess.Popen(command, cwd=self.work, env=env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(
+            command, cwd=self.work, env=env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT
+        )
         self.url = self._wait()
 
     def _wait(self) -> str:
@@ -63,8 +90,10 @@ class Lab:
         pytest.fail(f"JupyterLab did not start: {(self.folder / 'lab.log').read_text()[-2000:]}")
 
     def write(self, name: str, *sources: str) -> str:
-        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources],
-                                        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}})
+        book = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in sources],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}},
+        )
         nbformat.write(book, self.work / name)
         return f"{self.url}doc/tree/{name}?token={self.token}&reset"
 
@@ -127,6 +156,10 @@ def test_from_the_first_step_to_a_prediction(lab, page):
     curl = page.locator(".da-step-serve .da-code pre").first.text_content()
     url, key = re.search(r"(http://\S+)/predict", curl)[1], re.search(r"Bearer (\S+)'", curl)[1]
     row = json.loads(re.search(r"-d '(.*)'$", curl)[1])
-    request = Request(f"{url}/predict", json.dumps(row).encode(), {"Content-Type": "application/json", "Authorization": f"Bearer {key}"})
+    request = Request(
+        f"{url}/predict",
+        json.dumps(row).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
+    )
     with urlopen(request, timeout=30) as answer: said = json.loads(answer.read())
     assert said["predictions"] == [0] and said["model"]["alias"] == "champion"
