@@ -25,7 +25,7 @@ def readme() -> str:
     ]
     for cell in cells:
         if cell.cell_type == "code": cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
-    notebook.cells = cells
+    notebook.cells, notebook.metadata["language_info"] = cells, {"name": "python"}  # for the fences
     text, _ = MarkdownExporter().from_notebook_node(notebook)
     text = re.sub(r"(\]\()([^)\s]+)(\))", from_root, text)
     text = re.sub(r"((?:src|srcset|href)=\")([^\"]+)(\")", from_root, text)
