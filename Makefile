@@ -47,12 +47,8 @@ tests: $(READY)  ## pytest (ARGS="-k name" for some)
 readme: $(READY)  ## README.md from nbs/index.ipynb
 	@$(PY) scripts/readme.py
 
-docs: $(READY) .venv/.docs  ## the documentation as a web site, in _docs/
+docs: $(READY)  ## the documentation as a web site, in _docs/
 	@$(PY) scripts/docs.py
-
-.venv/.docs: $(READY)
-	@scripts/env.sh sphinx myst-nb furo
-	@touch $@
 
 bench-serving bench-durability bench-monitoring: $(READY)
 	@if [ -f benchmarks/$(subst -,_,$@).py ]; then $(PY) benchmarks/$(subst -,_,$@).py $(ARGS); \

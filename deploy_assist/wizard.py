@@ -734,7 +734,7 @@ def head_html(flow: Flow, name: str, state: str) -> str:
 
 class Card:
     "One step as widgets. It draws; `Wizard` decides."
-    def __init__(self, wizard: "Wizard", name: str):
+    def __init__(self, wizard: Any, name: str):  # the `Wizard` that it is a card of
         w = _widgets()
         self.wizard, self.name, self.form, self.changing, self.job = wizard, name, None, False, None
         self.head, self.news, self.progress, self.problem, self.result, self.pane = (

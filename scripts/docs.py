@@ -46,6 +46,7 @@ def plain(path: Path) -> nbformat.NotebookNode:
                 text = "\n\n".join(
                     "".join(o.get("data", {}).get("text/markdown", o.get("text", ""))) for o in cell.outputs
                 )
+                text = re.sub(r"^\s*---\s*$", "", text, flags=re.M)  # nbdev's rules: Sphinx takes none at a beginning
                 if text.strip(): cells.append(new_markdown_cell(text))
                 continue
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
@@ -56,10 +57,8 @@ def plain(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def main() -> int:
-
+def main(site: Path = root / "_docs") -> int:
     from deploy_assist import __version__
-    site = root / "_docs"
     with tempfile.TemporaryDirectory(prefix="deploy_assist-docs-") as folder:
         work = Path(folder)  # a copy: nothing is written beside the notebooks
         shutil.copytree(
@@ -101,9 +100,9 @@ def main() -> int:
         if subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL).returncode: return 1
         shutil.rmtree(site, ignore_errors=True)
         shutil.copytree(work / "site", site)
-    print(f"docs: {len(pages)} pages in {site.relative_to(root)}/index.html")
+    print(f"docs: {len(pages)} pages in {site}/index.html")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(Path, sys.argv[1:2])))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prepare .venv: the first fitting Python, uv when it can be had (ten seconds instead of minutes), the package with all its
-# extras. Usage: scripts/env.sh [PACKAGE...]: without arguments the package itself, with arguments these packages as well.
+# extras.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -38,5 +38,5 @@ install() {
     .venv/bin/python -m pip install -q "$@"
 }
 
-say "installing $([ $# -gt 0 ] && echo "$*" || echo 'deploy_assist[dev]') with ${uv:-pip}"
-if [ $# -gt 0 ]; then install "$@"; else install -e '.[dev]'; fi
+say "installing deploy_assist[dev] with ${uv:-pip}"
+install -e '.[dev]'
