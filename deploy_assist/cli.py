@@ -462,9 +462,12 @@ def _quickstart(folder: Path, port: int, no_wait: bool) -> Answer:
       deploy-assist quickstart --dir first --no-wait"""
     from deploy_assist.quickstart import quickstart
     done = quickstart(folder, port=port, wait=not no_wait, progress=_progress())
-    if no_wait: done.stop()
-    stay = None if no_wait else lambda: until_stopped(done, is_alive=lambda: done.endpoint.is_running)
-    return Answer(done.to_dict(), str(done) if no_wait else f"{done}\n\nCtrl-C stops it", stay=stay)
+    if no_wait:
+        done.stop()
+        said = "The endpoint and the demo were stopped: without --no-wait they stay up until Ctrl-C"
+        return Answer(done.to_dict(), f"{done}\n\n{said}")
+    stay = lambda: until_stopped(done, is_alive=lambda: done.endpoint.is_running)
+    return Answer(done.to_dict(), f"{done}\n\nCtrl-C stops it", stay=stay)
 
 # %% ../nbs/31_cli.ipynb #4c38a4d1
 def tutorial(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ import pandas as pd
 from .check import Readiness, check
 from .client import Client
 from .demo import demo
-from .errors import LogError, need
+from .errors import LogError, RegistryError, need
 from .predictions import PredictionLog
 from .registry import history, promote, register
 from .release import prepare
@@ -103,7 +104,7 @@ def _inside(folder: Path):
             else: os.environ[k] = v
 
 # %% ../nbs/29_quickstart.ipynb #3bd88e32
-@dataclass
+@dataclass(repr=False)
 class Quickstart:
     "What the quickstart made; `stop()` ends what runs."
     folder: Path
@@ -162,7 +163,7 @@ def _table(self: Quickstart) -> str:
     width = max(map(len, self.links()))
     return "\n".join(f"  {k:<{width}}  {v}" for k, v in self.links().items())
 
-Quickstart.links, Quickstart.to_dict, Quickstart.__str__ = links, to_dict, _table
+Quickstart.links, Quickstart.to_dict, Quickstart.__repr__ = links, to_dict, _table
 
 # %% ../nbs/29_quickstart.ipynb #c058f45d
 STEPS = (
@@ -195,9 +196,15 @@ def _patients_come(name: str, client: Client, log: PredictionLog, X: pd.DataFram
         time.sleep(0.1)
 
 # %% ../nbs/29_quickstart.ipynb #4b38a5ee
+def _free_ports(first: int) -> list[int]:
+    "Of the endpoint, the demo and MLflow's page: three free ones from `first` on (0: any), no two the same."
+    with ExitStack() as held:
+        ports = [first - 1]
+        for _ in range(3): ports.append(held.enter_context(listen(port=(ports[-1] + 1) % 65536, next_free=True)).getsockname()[1])
+    return ports[1:]
+
 def _mlflow_page(port: int) -> tuple[subprocess.Popen, str]:
     "MLflow's page on the registry, as a background process, and its address."
-    with listen(port=port, next_free=True) as s: port = s.getsockname()[1]
     uri = os.environ["MLFLOW_TRACKING_URI"]
     process = subprocess.Popen(
         [
@@ -221,6 +228,16 @@ def _mlflow_page(port: int) -> tuple[subprocess.Popen, str]:
     )
     return process, f"http://127.0.0.1:{port}"
 
+def _answers(process: subprocess.Popen, url: str) -> None:
+    "Wait until the page answers."
+    end = time.monotonic() + 60
+    while True:
+        try: return urlopen(f"{url}/health", timeout=5).close()
+        except OSError: pass
+        if process.poll() is not None or time.monotonic() > end:
+            raise RegistryError(f"MLflow's page at {url} does not answer; `mlflow ui` in a terminal says why")
+        time.sleep(0.2)
+
 def _end(process: subprocess.Popen) -> None:
     "End a process and those that it started."
     try: os.killpg(process.pid, signal.SIGTERM)
@@ -241,10 +258,11 @@ def quickstart(
     """From a fitted model to a registered, served, demoed and watched one, on real patients.
 
     Run again: a new version, nothing lost."""
-    for module in ("mlflow", "gradio", "papermill"): need(module, "notebook", "the registry, the demo and the reports")
     start, folder, stack = time.perf_counter(), Path(dir).absolute(), ExitStack()
-    stack.enter_context(_inside(folder))
-    try: return _run(folder, port, wait, name, say, progress or (lambda *_: None), stack, start)
+    stack.enter_context(_inside(folder))  # before the imports: gradio reads where it may write when it is imported
+    try:
+        for module in ("mlflow", "gradio", "papermill"): need(module, "notebook", "the registry, the demo and the reports")
+        return _run(folder, port, wait, name, say, progress or (lambda *_: None), stack, start)
     except BaseException: stack.close(); raise
 
 # %% ../nbs/29_quickstart.ipynb #090e6352
@@ -280,19 +298,19 @@ def _run(folder, port, wait, name, say, progress, stack, start) -> Quickstart:
         f"{version.uri} is registered; history:\n"
         f"{said[['time', 'action', 'alias', 'version', 'reason']].tail(4).to_string(index=False)}"
     )
+    ports = _free_ports(port)
     if wait:
-        page, mlflow_url = _mlflow_page(port + 2)
-        stack.callback(_end, page)
+        mlflow, mlflow_url = _mlflow_page(ports[2])
+        stack.callback(_end, mlflow)
     next_step('endpoint = serve("models:/' + name + '@champion")')
-    with listen(port=port, next_free=True) as free: found = free.getsockname()[1]
-    endpoint = stack.enter_context(serve(f"models:/{name}@champion", port=found))
+    endpoint = stack.enter_context(serve(f"models:/{name}@champion", port=ports[0]))
     say(
         f"{endpoint.url}/docs answers with version {endpoint.version}"
-        + (f" (port {port} is in use, {found} is taken instead)" if found != port else "")
+        + (f" (port {port} is in use, {ports[0]} is taken instead)" if port not in (0, ports[0]) else "")
     )
     next_step('page = demo("models:/' + name + '@champion")')
     log = stack.enter_context(PredictionLog())
-    page = stack.enter_context(demo(f"models:/{name}@champion", port=found + 1, log=log))
+    page = stack.enter_context(demo(f"models:/{name}@champion", port=ports[1], log=log))
     say(f"{page.url} shares validation, model and log with the endpoint")
     result = Quickstart(
         folder, readiness, version.version, endpoint, page, mlflow_url=mlflow_url if wait else None, _stack=stack
@@ -311,9 +329,10 @@ def _run(folder, port, wait, name, say, progress, stack, start) -> Quickstart:
         next_step(f'report("{name}", since={since:%H:%M:%S}, until={until:%H:%M:%S})')
         result.reports.append(report(name, since=since, until=until, out=folder / "reports", log=log))
         say(_said(result.reports[-1]))
+    if wait: _answers(mlflow, mlflow_url)
     progress(len(STEPS), len(STEPS), "done")
     result.seconds = time.perf_counter() - start
-    say(f"\n{name} is registered, served, demoed and watched, after {result.seconds:.0f} s:\n\n{result}")
+    say(f"\n{name} is registered, served, demoed and watched, after {result.seconds:.0f} s:\n")
     return result
 
 def _said(one: Any) -> str:
