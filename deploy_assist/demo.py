@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin
 
+from .config import home_folder
 from .errors import ConfigError, DemoError, DeployAssistError, SchemaError, need
-from .predictions import home_folder
 from .release import Release
 from .schema import MOST_ERRORS, Column, Schema, plain
 

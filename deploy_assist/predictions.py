@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['OURS', 'uuid7s', 'uuid7', 'Batch', 'Request', 'Feedback', 'Broken', 'read_records', 'column_names', 'window_names',
-           'layout', 'lease', 'Spool', 'to_arrow', 'table_columns', 'moment', 'home_folder', 'PredictionLog',
-           'open_table', 'append', 'request', 'feedback', 'drain', 'flush', 'close', 'Health', 'health', 'pending',
-           'count', 'window', 'find', 'labels', 'requests', 'feedbacks', 'models', 'export', 'purge', 'Erasure',
-           'delete']
+           'layout', 'lease', 'Spool', 'to_arrow', 'table_columns', 'moment', 'PredictionLog', 'open_table', 'append',
+           'request', 'feedback', 'drain', 'flush', 'close', 'Health', 'health', 'pending', 'count', 'window', 'find',
+           'labels', 'requests', 'feedbacks', 'models', 'export', 'purge', 'Erasure', 'delete']
 
 # %% ../nbs/13_predictions.ipynb #46885d26
 import atexit
@@ -35,6 +34,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
+from .config import home_folder
 from .errors import ConfigError, DeployAssistError, LogError, MissingExtraError, need, one_line
 
 # %% ../nbs/13_predictions.ipynb #49cdb93a
@@ -807,10 +807,6 @@ def moment(
     raise ConfigError(f"time: got {t!r}, {expected}")
 
 # %% ../nbs/13_predictions.ipynb #5475fd29
-def home_folder(home: str | os.PathLike | None = None) -> Path:
-    "The folder for keys, spool and ledger: `home`, or DEPLOY_ASSIST_HOME, or `.deploy_assist` in the current folder."
-    return Path(home or os.environ.get("DEPLOY_ASSIST_HOME") or ".deploy_assist").expanduser().absolute()
-
 class PredictionLog:
     "Predictions, requests, feedback and labels in a database, behind a spool that a crash does not hurt."
 

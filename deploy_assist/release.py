@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TRUSTED_MODULES', 'TRUSTED_TYPES', 'MOST_BASELINE_ROWS', 'check_model', 'Release', 'roles', 'held_out', 'predict',
-           'predict_proba', 'scores_of', 'measure', 'requirements_of', 'is_trusted', 'dump_model', 'load_model',
-           'prepare', 'mlflow_columns', 'save', 'read_manifest', 'load_release', 'edit']
+           'predict_proba', 'scores_of', 'measure', 'requirements_of', 'is_trusted', 'trusted_here', 'trust',
+           'untrusted_types', 'dump_model', 'load_model', 'prepare', 'mlflow_columns', 'save', 'read_manifest',
+           'load_release', 'edit']
 
 # %% ../nbs/10_release.ipynb #d8f1efd3
-import io, json, platform, re, sys, warnings, zipfile
+import importlib.util, io, json, platform, re, shutil, sys, warnings, zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .config import DEFAULTS, check_name, from_toml, to_toml
+from .config import DEFAULTS, check_name, from_toml, home_folder, to_toml
 from .errors import BundleError, ConfigError, ModelError, SchemaError, UntrustedTypeError
 from .schema import Schema, as_frame, plain
 
@@ -128,6 +129,8 @@ class Release:
     params: dict = field(default_factory=dict)   # of the model, as text
     settings: dict = field(default_factory=dict) # deploy.toml
     requirements: tuple[str, ...] = ()
+    artefact: bytes = b""               # the model in the skops format, as it was when the release was made
+    modules: dict = field(default_factory=dict)  # file name -> source, of modules that travel with the bundle
     folder: Path | None = None          # where it was loaded from
     notes: dict = field(default_factory=dict)  # what is not part of the release itself: "checks", the last readiness
 
@@ -299,11 +302,123 @@ def is_trusted(type_name: str) -> bool:
     "Is a type on our list of known-good types?"
     return type_name in TRUSTED_TYPES or type_name.rpartition(".")[0] in TRUSTED_MODULES
 
+def trusted_here() -> frozenset[str]:
+    """What somebody said yes to on this machine: the lines of `trusted.txt` in the home folder.
+
+    A line is a type, or for a module that travels `type@hash of its source`."""
+    path = home_folder() / "trusted.txt"
+    return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else frozenset()
+
+def trust(types: Sequence[str]) -> None:
+    "Remember a yes to each of `types`, on this machine."
+    new = sorted(set(types) - trusted_here())
+    if not new: return
+    path = home_folder() / "trusted.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as f: f.writelines(f"{t}\n" for t in new)
+
+# %% ../nbs/10_release.ipynb #trust001
+def _found(type_name: str) -> tuple[Any, Any]:
+    "The imported module of a type, and the object, or None; nothing is imported for it."
+    module, _, name = type_name.rpartition(".")
+    home = sys.modules.get(module)
+    return home, getattr(home, name, None)
+
+def _explained(type_name: str) -> str:
+    "What a type is, in a sentence."
+    home, found = _found(type_name)
+    module = type_name.rpartition(".")[0]
+    if home is None: return f"something of the module {module}, which is not imported here"
+    kind = "a class" if isinstance(found, type) else "a function" if callable(found) else "a value"
+    package = packages_distributions().get(module.split(".")[0])
+    where = f"the package {package[0]} {version(package[0])}" if package else f"your module {module}"
+    about = (getattr(found, "__doc__", None) or "").strip().split("\n")[0]
+    return f"{kind} of {where}" + (f": {about[:120]}" if about else "")
+
+def untrusted_types(what: Any) -> dict[str, str]:  # type -> a sentence on what it is
+    "The types in a model (or in its skops bytes) that are not on our list."
+    import skops.io
+    data = what if isinstance(what, bytes) else dump_model(what)
+    return {t: _explained(t) for t in sorted(skops.io.get_untrusted_types(data=data)) if not is_trusted(t)}
+
+def _remembered(type_name: str, modules: Mapping[str, bytes]) -> str:
+    "The line that remembers a yes: for a module that travels it holds for this source only."
+    source = modules.get(type_name.rpartition(".")[0] + ".py")
+    return type_name if source is None else f"{type_name}@{sha256(source).hexdigest()[:16]}"
+
+def _refuse_unknown(types: Sequence[str], trusted: Sequence[str], modules: Mapping[str, bytes]) -> None:
+    "Raise `UntrustedTypeError` for types that nobody said yes to."
+    here = trusted_here()
+    refused = sorted(t for t in types if not is_trusted(t) and t not in trusted and _remembered(t, modules) not in here)
+    if not refused: return
+    lines = ", ".join(_remembered(t, modules) for t in refused)
+    told = "; ".join(f"{t} ({_explained(t)})" for t in refused)
+    raise UntrustedTypeError(
+        f"model: holds types that are not on the list of trusted types: {told}. Loading them runs their code: for those that you "
+        f"know, say yes with trusted={refused!r}, or write into {home_folder() / 'trusted.txt'}, one a line: {lines}"
+    )
+
+# %% ../nbs/10_release.ipynb #trust003
+def _refuse_homeless(types: Sequence[str]) -> None:
+    "Raise `ModelError` for functions and classes that no other process could import."
+    def homeless(t):
+        home, found = _found(t)
+        return t.startswith("__main__.") or "<lambda>" in t or (home is not None and found is None)
+    lost = sorted(t.rpartition(".")[2] for t in types if homeless(t))
+    if not lost: return
+    names = [name for name in lost if name.isidentifier()] or ["transform"]
+    raise ModelError(
+        f"model: uses {', '.join(lost)}, which only this notebook knows, so that no other process could load the model. "
+        f"Move {'it' if len(lost) == 1 else 'them'} into a file beside the notebook, such as my_features.py (a lambda as a "
+        f"function with a name), import from there (from my_features import {', '.join(names)}), fit again, and let the file "
+        f"travel with the model: prepare(..., modules=['my_features.py'], trusted={[f'my_features.{n}' for n in names]!r})"
+    )
+
+# %% ../nbs/10_release.ipynb #trust006
+def _sources(modules: Sequence[str | Path], types: Sequence[str], trusted: Sequence[str]) -> dict[str, bytes]:
+    "The files of modules that travel, by file name."
+    out = {}
+    for path in map(Path, modules):
+        if path.suffix != ".py" or not path.is_file() or not path.stem.isidentifier():
+            raise ConfigError(f"modules: got {str(path)!r}, expected the path of a Python file such as 'my_features.py'")
+        out[path.name] = path.read_bytes()
+    for t in types:
+        module = t.rpartition(".")[0]
+        home, is_mine = _found(t)[0], "." not in module and module not in packages_distributions()
+        if t in trusted and home is not None and is_mine and f"{module}.py" not in out:
+            raise ModelError(
+                f"model: uses {t} of your module {module}, which no other machine has: let it travel with the model, "
+                f"prepare(..., modules=[{str(getattr(home, '__file__', None) or module + '.py')!r}])"
+            )
+    return out
+
+def _import_source(file: str, source: bytes) -> None:
+    "Import a module that travelled. Raises `BundleError` when another module of that name is imported already."
+    name = file.removesuffix(".py")
+    there = sys.modules.get(name)
+    if there is not None:
+        try: same = Path(there.__file__).read_bytes() == source
+        except (OSError, AttributeError, TypeError): same = getattr(there, "__source__", None) == source
+        if same or getattr(there, "__source__", None) == source: return
+        raise BundleError(
+            f"{file}: another module {name!r} is imported here ({getattr(there, '__file__', 'built in')}), expected the one "
+            f"that the model was fitted with: load the bundle in a fresh process, or give the module another name"
+        )
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader=None, origin=file))
+    module.__source__ = source
+    sys.modules[name] = module
+    try: exec(compile(source, file, "exec"), module.__dict__)
+    except BaseException as e:
+        del sys.modules[name]
+        raise BundleError(f"{file}: the module does not import ({type(e).__name__}: {' '.join(str(e).split())[:200]})") from e
+
 # %% ../nbs/10_release.ipynb #1048c5b2
 def _fixed_ids(node: Any, ids: dict, names: dict, count: list) -> Any:
     "Renumber a skops schema in reading order; sets are sorted."
     if isinstance(node, list): return [_fixed_ids(v, ids, names, count) for v in node]
     if not isinstance(node, dict): return node
+    if node.get("__class__") in ("KDTree", "BallTree"):  # they count their queries: a model that has answered is the same model
+        for counter in node["content"]["content"][7:11]: counter["content"] = "0"
     if node.get("__loader__") == "SetNode" and isinstance(node.get("content"), list):
         node = node | {
             "content": sorted(node["content"], key=lambda v: json.dumps(_fixed_ids(v, {}, {}, [0]), sort_keys=True))
@@ -346,6 +461,7 @@ def dump_model(model: Any) -> bytes:
             f"expected scikit-learn estimators and functions that are importable from a module (no lambda, nothing "
             f"defined in the notebook)"
         ) from e
+    _refuse_homeless(skops.io.get_untrusted_types(data=raw))
     with zipfile.ZipFile(io.BytesIO(raw)) as z:
         names: dict[str, str] = {}
         schema = _fixed_ids(json.loads(z.read("schema.json")), {}, names, [0])
@@ -353,8 +469,12 @@ def dump_model(model: Any) -> bytes:
     return _zip(files | {"schema.json": json.dumps(schema, separators=(",", ":")).encode()})
 
 # %% ../nbs/10_release.ipynb #1d61b114
-def load_model(data: bytes, trusted: Sequence[str] = ()) -> Any:
-    "A model from skops bytes. Raises `UntrustedTypeError` for types that are neither on our list nor in `trusted`."
+def load_model(
+    data: bytes,                  # in the skops format
+    trusted: Sequence[str] = (),  # types that you know and say yes to
+    modules: Mapping[str, bytes] | None = None,  # file name -> source: modules that travel with the model
+) -> Any:
+    "A model from skops bytes. Raises `UntrustedTypeError` for types that nobody trusts; only then is code of a module run."
     import skops.io
     try:
         unknown = skops.io.get_untrusted_types(data=data)
@@ -362,12 +482,8 @@ def load_model(data: bytes, trusted: Sequence[str] = ()) -> Any:
         raise BundleError(
             f"model.skops: cannot be read ({type(e).__name__}: {e}); expected a file written by prepare().save()"
         ) from None
-    refused = sorted(t for t in unknown if not is_trusted(t) and t not in trusted)
-    if refused:
-        raise UntrustedTypeError(
-            f"model.skops: holds types that are not on the list of trusted types: {', '.join(refused)}; if you know "
-            f"and trust them, pass trusted={refused!r}"
-        )
+    _refuse_unknown(unknown, trusted, modules or {})
+    for file, source in (modules or {}).items(): _import_source(file, source)
     try:
         return skops.io.loads(data, trusted=unknown)
     except Exception as e:
@@ -413,6 +529,8 @@ def prepare(
     limits: Mapping[str, tuple] | None = None,  # column -> (low, high): outside them a value is refused
     edits: Mapping[str, Mapping] | None = None,  # column -> any change that Schema.edit takes
     settings: Mapping | None = None,  # more of deploy.toml, such as {"slo": {"p95_ms": 50.0}}
+    modules: Sequence[str | Path] = (),  # files such as "my_features.py" that the model needs and that travel with it
+    trusted: Sequence[str] = (),      # types beyond our list that you know: remembered on this machine
     seed: int = 0,
 ) -> Release:
     "Learn the schema, keep a baseline, measure the held-out metrics. Raises a `DeployAssistError` that says what to mend."
@@ -438,12 +556,18 @@ def prepare(
     elif y_test is not None: raise SchemaError("y_test: got labels without X_test, expected both or neither")
     metrics, answers, scores = _measured(model, schema, X_test, y_test, seed)
     skops_bytes = dump_model(model)
+    unknown = untrusted_types(skops_bytes)
+    travelling = _sources(modules, unknown, trusted)
+    _refuse_unknown(unknown, trusted, travelling)
+    trust([_remembered(t, travelling) for t in unknown if t in trusted])
     return Release(
         name=name,
         model=model,
         schema=schema,
         metrics=metrics,
         params=_params(model),
+        artefact=skops_bytes,
+        modules=travelling,
         requirements=requirements_of(skops_bytes),
         baseline=_baseline(schema, X_known, X_test, y_test, answers, scores, seed),
         settings={"model": {"name": name, "task": task}} | DEFAULTS | {k: dict(v) for k, v in (settings or {}).items()},
@@ -532,9 +656,11 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 
 def _files(release: Release) -> dict[str, bytes]:
     "Every file of the bundle that counts for its hash."
+    if release.folder is not None: return _verified(release.folder)  # as they were written, on whatever machine
     schema = release.schema
-    return {
-        "model.skops": dump_model(release.model),
+    code = {f"code/{file}": source for file, source in release.modules.items()}
+    return code | {
+        "model.skops": release.artefact,
         "schema.json": _json(schema.to_dict()),
         "baseline.parquet": _parquet(release.baseline),
         "metrics.json": _json(release.metrics),
@@ -583,6 +709,7 @@ def _mlmodel(release: Release, files: Mapping[str, bytes], hash: str) -> bytes:
         {
             "flavors": {
                 "python_function": {
+                    **({"code": "code"} if release.modules else {}),
                     "env": {"virtualenv": "python_env.yaml"},
                     "loader_module": "mlflow.sklearn",
                     "model_path": "model.skops",
@@ -590,7 +717,7 @@ def _mlmodel(release: Release, files: Mapping[str, bytes], hash: str) -> bytes:
                     "python_version": platform.python_version(),
                 },
                 "sklearn": {
-                    "code": None,
+                    "code": "code" if release.modules else None,
                     "pickled_model": "model.skops",
                     "serialization_format": "skops",
                     "sklearn_version": sklearn.__version__,
@@ -625,6 +752,8 @@ def save(
     files = _files(self)
     hash = _hash(files)
     (folder / "bundle.json").unlink(missing_ok=True)  # written last: a bundle without it is not complete
+    shutil.rmtree(folder / "code", ignore_errors=True)
+    if any(name.startswith("code/") for name in files): (folder / "code").mkdir()
     for name, data in files.items(): (folder / name).write_bytes(data)
     (folder / "MLmodel").write_bytes(_mlmodel(self, files, hash))
     if self.checks is not None: (folder / "checks.json").write_bytes(_json(self.checks))
@@ -656,6 +785,8 @@ def _verified(folder: Path) -> dict[str, bytes]:
     "The files of a bundle, each equal to what was written."
     manifest, files = read_manifest(folder), {}
     for name, digest in manifest["files"].items():
+        if not re.fullmatch(r"(code/)?\w[\w.-]*", name):
+            raise BundleError(f"{folder}: bundle.json names {name[:80]!r}, expected files of the bundle's own folder")
         try:
             files[name] = (folder / name).read_bytes()
         except OSError as e:
@@ -680,16 +811,19 @@ def load_release(
     folder = Path(folder)
     files = _verified(folder)
     def data(name): return json.loads(files[name])
+    modules = {name.removeprefix("code/"): source for name, source in files.items() if name.startswith("code/")}
     checks = folder / "checks.json"
     return Release(
         name=read_manifest(folder)["name"],
-        model=load_model(files["model.skops"], trusted),
+        model=load_model(files["model.skops"], trusted, modules),
         schema=Schema.from_dict(data("schema.json")),
         baseline=pd.read_parquet(io.BytesIO(files["baseline.parquet"])),
         metrics=data("metrics.json"),
         params=data("params.json"),
         settings=from_toml(files["deploy.toml"].decode()),
         requirements=tuple(files["requirements.txt"].decode().split()),
+        artefact=files["model.skops"],
+        modules=modules,
         folder=folder,
         notes={"checks": json.loads(checks.read_bytes())} if checks.is_file() else {},
     )

@@ -22,8 +22,9 @@ from urllib.request import Request as UrlRequest, urlopen
 
 import msgspec
 
+from .config import home_folder
 from .errors import ConfigError, DeployAssistError, EndpointError, LogError, SchemaError, one_line
-from .predictions import Batch, PredictionLog, Request, home_folder, uuid7, uuid7s
+from .predictions import Batch, PredictionLog, Request, uuid7, uuid7s
 from .release import Release, read_manifest
 from .runtime import Runtime, load_runtime
 from .schema import Schema, plain

@@ -1058,7 +1058,7 @@ def _relative(path: Path, to: Path) -> str:
 
 def bundle_folder(self: Wizard, name: str) -> Path:
     "Where the release as it was learnt is kept for a restarted kernel."
-    from deploy_assist.predictions import home_folder
+    from deploy_assist.config import home_folder
     return home_folder(None) / "wizard" / name
 
 def toml_file(self: Wizard) -> Path:
