@@ -35,6 +35,7 @@ def main(notebooks: list[str]) -> int:
             "MPLBACKEND": "agg",
             "PYTHONPATH": str(root),
             "IPYTHONDIR": str(scratch / "ipython"),
+            "TMPDIR": str(scratch),
         }
         env.pop("DEPLOY_ASSIST_LOG_URL", None)
         names = [[str(Path(name).resolve().relative_to(root))] for name in notebooks] or [[]]

@@ -17,6 +17,9 @@ os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GRADIO_ANALYTICS_ENABLED": "
                "RAY_USAGE_STATS_ENABLED": "0", "MPLBACKEND": "agg"}
 mark = f"DEPLOY_ASSIST_TESTS={uuid.uuid4().hex}"  # every process that a test starts inherits it
 os.environ.update([mark.split("=")])
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps its own folders of the last runs
+# MLflow and Chromium forget temporary folders: all of them lie in one that is removed at the end
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="deploy_assist-tests-")
 here = {"127.0.0.1", "localhost", "::1", "[::1]"}
 
 
@@ -219,4 +222,5 @@ def pytest_sessionfinish(session):
             try: os.kill(pid, signal.SIGTERM)
             except OSError: pass
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
     return result
