@@ -246,7 +246,9 @@ from deploy_assist.release import prepare
 from deploy_assist.server import App, Predictor, Settings, listen
 import threading, uvicorn
 X = pd.DataFrame(dict(bmi=np.linspace(18, 45, 40))); y = (X.bmi > 30).astype(int)
-release = prepare(make_pipeline(FunctionTransformer(refuse), LogisticRegression()).fit(X, y), X, y, name="refusing")
+model = make_pipeline(FunctionTransformer(refuse), LogisticRegression()).fit(X, y)
+mine = dict(modules=[{str(tmp_path / "refusing.py")!r}], trusted=["refusing.refuse"])
+release = prepare(model, X, y, name="refusing", **mine)
 sock = listen(); port = sock.getsockname()[1]
 server = uvicorn.Server(uvicorn.Config(App(Predictor(release), Settings()), log_level="warning"))
 threading.Thread(target=server.run, kwargs=dict(sockets=[sock]), daemon=True).start()
