@@ -5,7 +5,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _home = {  # verb or class -> the module that it lives in
-    "prepare": "release", "Release": "release", "load_release": "release",
+    "prepare": "prepare", "Release": "release", "load_release": "release",
     "check": "check", "Readiness": "check",
     "register": "registry", "promote": "registry", "rollback": "registry", "history": "registry",
     "serve": "server", "Endpoint": "server", "Client": "client",

@@ -175,7 +175,8 @@ def _prepared(answer: Any, name: str | None, default_name: str) -> "Release":
     "What the user's function returned, as a release."
     from dataclasses import replace
 
-    from deploy_assist.release import Release, prepare
+    from deploy_assist.prepare import prepare
+    from deploy_assist.release import Release
     if isinstance(answer, Release): return replace(answer, name=name) if name else answer
     if isinstance(answer, dict): args, options = (), dict(answer)
     elif isinstance(answer, tuple):

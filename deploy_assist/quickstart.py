@@ -25,7 +25,7 @@ from .demo import demo
 from .errors import LogError, RegistryError, need
 from .predictions import PredictionLog
 from .registry import history, promote, register
-from .release import prepare
+from .prepare import prepare
 from .report import report
 from .server import Endpoint, listen, serve
 

@@ -242,7 +242,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.linear_model import LogisticRegression
 from urllib.request import urlopen, Request
 from urllib.error import HTTPError
-from deploy_assist.release import prepare
+from deploy_assist.prepare import prepare
 from deploy_assist.server import App, Predictor, Settings, listen
 import threading, uvicorn
 X = pd.DataFrame(dict(bmi=np.linspace(18, 45, 40))); y = (X.bmi > 30).astype(int)
