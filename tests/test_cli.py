@@ -99,7 +99,7 @@ def test_help_is_quick():
     assert min(once() for _ in range(3)) < 0.5
 
 
-leaves = [f"{name} {leaf}".strip() for name, command in sorted(cli.commands.items()) for leaf in getattr(command, "commands", [""])]
+leaves = [f"{name} {leaf}".strip() for name, found in sorted(cli.commands.items()) for leaf in getattr(found, "commands", [""])]
 
 
 @pytest.mark.parametrize("name", leaves)
