@@ -186,7 +186,7 @@ def _first_sentence(e: BaseException) -> str:
 # %% ../nbs/14_export.ipynb #exp00031
 _AFFINE = set("""Pipeline ColumnTransformer StandardScaler MinMaxScaler MaxAbsScaler RobustScaler SimpleImputer OneHotEncoder
     OrdinalEncoder TargetEncoder PCA TruncatedSVD VarianceThreshold SelectKBest SelectPercentile SelectFromModel
-    FunctionTransformer Binarizer FeatureUnion""".split())
+    FeatureUnion""".split())
 _LINEAR = dict.fromkeys("""LogisticRegression LogisticRegressionCV LinearDiscriminantAnalysis LinearSVC RidgeClassifier
     RidgeClassifierCV Perceptron SGDClassifier PassiveAggressiveClassifier""".split(), "label")
 _LINEAR |= dict.fromkeys("""LinearRegression Ridge RidgeCV Lasso LassoCV ElasticNet ElasticNetCV Lars LassoLars BayesianRidge
@@ -212,7 +212,8 @@ def fold(
     steps = list(_steps(model))
     kind = type(steps[-1]).__name__
     if kind not in _LINEAR: raise ValueError(f"{kind} is not a linear model")
-    strange = sorted({type(s).__name__ for s in steps[:-1]} - _AFFINE)
+    own = {type(s).__name__ for s in steps if not type(s).__module__.startswith("sklearn.")}
+    strange = sorted({type(s).__name__ for s in steps[:-1]} - _AFFINE | own)
     if strange: raise ValueError(f"{', '.join(strange)} is not a linear step")
     lost = [c.name for c in schema.columns if not is_number(c) and not c.categories]
     if lost: raise ValueError(f"column {lost[0]!r} is a {schema[lost[0]].type}, neither a number nor a category")
