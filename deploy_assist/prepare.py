@@ -18,6 +18,7 @@ import pandas as pd
 from .config import DEFAULTS, check_name
 from .environment import requirements_of
 from .errors import ConfigError, ModelError, SchemaError
+from .export import engines, timed
 from deploy_assist.release import (
     Release,
     _call,
@@ -184,6 +185,7 @@ def prepare(
     settings: Mapping | None = None,  # more of deploy.toml, such as {"slo": {"p95_ms": 50.0}}
     modules: Sequence[str | Path] = (),  # files such as "my_features.py" that the model needs and that travel with it
     trusted: Sequence[str] = (),      # types beyond our list that you know: remembered on this machine
+    onnx: bool | None = None,         # also as ONNX, when it is proven equal; None: when the extra is installed
     seed: int = 0,
 ) -> Release:
     "Learn the schema, keep a baseline, measure the held-out metrics. Raises a `DeployAssistError` that says what to mend."
@@ -213,7 +215,8 @@ def prepare(
     travelling = _sources(modules, unknown, trusted)
     _refuse_unknown(unknown, trusted, travelling)
     trust([_remembered(t, travelling) for t in unknown if t in trusted])
-    return Release(
+    baseline = _baseline(schema, X_known, X_test, y_test, answers, scores, seed)
+    release = Release(
         name=name,
         model=model,
         schema=schema,
@@ -222,9 +225,12 @@ def prepare(
         artefact=skops_bytes,
         modules=travelling,
         requirements=requirements_of(skops_bytes),
-        baseline=_baseline(schema, X_known, X_test, y_test, answers, scores, seed),
+        baseline=baseline,
+        parts=engines(model, schema, baseline, onnx is not False),
         settings={"model": {"name": name, "task": task}} | DEFAULTS | {k: dict(v) for k, v in (settings or {}).items()},
     )
+    release.notes["times"] = timed(release)
+    return release
 
 # %% ../nbs/16_prepare.ipynb #cca5789d
 def _form_for(model: Any, form: str) -> str:
