@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .config import DEFAULTS, check_name
-from .environment import requirements_of
+from .environment import lock_of, requirements_of
 from .errors import ConfigError, ModelError, SchemaError
 from .export import engines, timed
 from deploy_assist.release import (
@@ -216,6 +216,7 @@ def prepare(
     _refuse_unknown(unknown, trusted, travelling)
     trust([_remembered(t, travelling) for t in unknown if t in trusted])
     baseline = _baseline(schema, X_known, X_test, y_test, answers, scores, seed)
+    requirements = requirements_of(skops_bytes, travelling, schema.model_input(X_known.iloc[:3]))
     release = Release(
         name=name,
         model=model,
@@ -224,9 +225,9 @@ def prepare(
         params=_params(model),
         artefact=skops_bytes,
         modules=travelling,
-        requirements=requirements_of(skops_bytes),
+        requirements=requirements,
+        parts={"requirements.lock": lock_of(requirements)} | engines(model, schema, baseline, onnx is not False),
         baseline=baseline,
-        parts=engines(model, schema, baseline, onnx is not False),
         settings={"model": {"name": name, "task": task}} | DEFAULTS | {k: dict(v) for k, v in (settings or {}).items()},
     )
     release.notes["times"] = timed(release)
