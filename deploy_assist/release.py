@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'TRUSTED_MODULES', 'TRUSTED_TYPES', 'check_model', 'Release', 'roles', 'held_out', 'predict', 'predict_proba',
            'scores_of', 'is_trusted', 'trusted_here', 'trust', 'untrusted_types', 'dump_model', 'load_model',
-           'mlflow_columns', 'save', 'read_manifest', 'load_release', 'edit']
+           'mlflow_columns', 'save', 'read_manifest', 'load_release', 'edit', 'configure']
 
 # %% ../nbs/10_release.ipynb #d8f1efd3
 import importlib.util, io, json, platform, re, shutil, sys, zipfile
@@ -64,7 +64,8 @@ def _call(model: Any, method: str, X: Any) -> np.ndarray:
         ) from e
 
 # %% ../nbs/10_release.ipynb #f816ba7d
-PARTS = ("model.onnx", "engine.json", "requirements.lock")  # files that a bundle may hold beside those that each has
+# files that a bundle may hold beside those that each has
+PARTS = ("model.onnx", "engine.json", "requirements.lock", "facts.json")
 
 @dataclass(frozen=True, eq=False)
 class Release:
@@ -581,3 +582,17 @@ def edit(self: Release, column: str, **changes) -> Release:
     return replace(self, schema=self.schema.edit(column, **changes), parts=parts, folder=None, notes={})
 
 Release.edit = edit
+
+# %% ../nbs/10_release.ipynb #cfg10002
+def configure(
+    self: Release,
+    **tables,  # of deploy.toml, such as slo={"p95_ms": 50.0}
+) -> Release:
+    "A new release with some of its settings changed; those that are not named stay."
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{name}: got {table!r}, expected a table such as slo={{'p95_ms': 50.0}}")
+    merged = {name: {**self.settings.get(name, {}), **table} for name, table in tables.items()}
+    return replace(self, settings=self.settings | merged, folder=None, notes={})
+
+Release.configure = configure

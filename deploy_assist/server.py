@@ -202,7 +202,7 @@ def _no_twice(pairs: list) -> dict:
             422,
             "an object holds a name twice",
             errors=[
-                dict(row=None, column=n, got="two values in one object", expected="one")
+                dict(row=None, column=n.encode(errors="replace").decode(), got="two values in one object", expected="one")
                 for n in sorted({n for n in names if names.count(n) > 1})
             ],
         )
@@ -212,7 +212,11 @@ def read_json(body: bytes) -> Any:
     "JSON from bytes, or a 400 that says where it breaks."
     if not body: raise Refusal(400, "got an empty body, expected JSON such as {\"rows\": [...]}")
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_no_twice)
+        data = json.loads(text := body.decode("utf-8"), object_pairs_hook=_no_twice)
+        if re.search(r"\\u[dD][89a-fA-F]", text): json.dumps(data, ensure_ascii=False).encode()  # no half characters
+        return data
+    except UnicodeEncodeError:
+        raise Refusal(400, "the body holds half of a surrogate pair, which is no character") from None
     except UnicodeDecodeError as e:
         raise Refusal(400, f"the body is not UTF-8 (byte {e.start})") from None
     except json.JSONDecodeError as e:
