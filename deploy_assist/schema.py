@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['TYPES', 'POLICIES', 'UNSEEN', 'MOST_CATEGORIES', 'MOST_LEVELS', 'MANY', 'TASKS', 'MOST_ERRORS', 'VERDICTS', 'Column',
            'suggest_sensitivity', 'plain', 'learn_column', 'Schema', 'as_frame', 'learn', 'check', 'to_frame', 'rows',
-           'frame', 'model_input', 'marks', 'edit', 'Change', 'Compatibility', 'compare', 'to_dict', 'from_dict',
-           'example', 'json_schema', 'describe']
+           'frame', 'model_input', 'marks', 'edit', 'edits', 'as_code', 'Change', 'Compatibility', 'compare', 'to_dict',
+           'from_dict', 'example', 'json_schema', 'graphql_names', 'graphql_type', 'pydantic_model', 'mlflow_columns',
+           'mlflow_dict', 'mlflow_signature', 'from_mlflow', 'describe']
 
 # %% ../nbs/01_schema.ipynb #dbc6ddfa
-import ipaddress, json, math, re, unicodedata
+import difflib, ipaddress, json, keyword, math, re, unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,12 +18,12 @@ from datetime import date, datetime
 from decimal import Decimal
 from hashlib import sha256
 from numbers import Integral, Real
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from .errors import ConfigError, SchemaError
+from .errors import ConfigError, SchemaError, need
 
 # %% ../nbs/01_schema.ipynb #7d104bc3
 TYPES = ("integer", "float", "boolean", "category", "string", "text", "date", "datetime", "list")
@@ -108,6 +109,15 @@ def _expected(self: Column) -> str:
     return said + (" or null" if self.nullable else "")
 
 Column.is_numeric, Column.is_categorical, Column.expected = _is_numeric, _is_categorical, _expected
+
+# %% ../nbs/01_schema.ipynb #fa000002
+def _family(c: Column) -> str:
+    "The kind of value that a column takes."
+    if c.type == "category":
+        kinds = {type(v) for v in c.categories or ("",)}
+        return "string" if kinds == {str} else "boolean" if kinds == {bool} else "integer" if kinds == {int} else "float"
+    if c.type == "datetime": return "datetime with zone" if "," in c.dtype or "tz=" in c.dtype else "datetime"
+    return "string" if c.type == "text" else c.type
 
 # %% ../nbs/01_schema.ipynb #defc6913
 def _kinds(values: Iterable) -> Counter:
@@ -461,6 +471,8 @@ def learn_column(
     some = values.iloc[::len(values) // 500 + 1].astype(object)
     sensitive = suggest_sensitivity(s.name, [plain(v) if kind in ("integer", "float") else v for v in some])
     if sensitive: col |= dict(sensitivity=sensitive, sensitivity_by="suggestion")
+    if sensitive in ("phone", "national id", "account"):  # here a quantile is somebody's number
+        col |= dict(minimum=None, maximum=None, quantiles=None, median=None)
     else: col["examples"] = tuple(p for v in first if (p := plain(v)) not in (math.inf, -math.inf))
     return Column(**col, distinct=distinct, constant=distinct <= 1,
                   high_cardinality=kind in ("category", "string") and distinct > MANY,
@@ -476,6 +488,10 @@ TASKS = (
     "anomaly",
 )
 
+def _near(name: str, known: Sequence[str]) -> str:
+    "A known name that was perhaps meant, as a part of an error."
+    found = difflib.get_close_matches(str(name), known, 1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 @dataclass(frozen=True)
 class Schema:
@@ -493,7 +509,9 @@ class Schema:
     def __getitem__(self, name: str) -> Column:
         for c in self.columns:
             if c.name == name: return c
-        raise SchemaError(f"column {name!r}: not in the schema, expected one of {', '.join(self.names)}")
+        raise SchemaError(
+            f"column {name!r}: not in the schema{_near(name, self.names)}, expected one of {', '.join(self.names)}"
+        )
 
     def __contains__(self, name): return name in self.names
     def __len__(self): return len(self.columns)
@@ -907,51 +925,105 @@ def marks(
 Schema.marks = marks
 
 # %% ../nbs/01_schema.ipynb #2dc3374d
-_EDITABLE = (
-    "low",
-    "high",
-    "unit",
-    "help",
-    "sensitivity",
-    "policy",
-    "unseen",
-    "nullable",
-    "categories",
-    "examples",
-    "type",
-)
+_EDITABLE = ("low", "high", "unit", "help", "sensitivity", "policy", "unseen", "nullable", "categories", "examples", "type")
 
+def _check_edit(old: Column, key: str, value: Any) -> None:
+    "Raise `ConfigError` for a setting that makes no sense by itself."
+    if key not in _EDITABLE:
+        raise ConfigError(
+            f"column {old.name!r}: got {key!r}{_near(key, _EDITABLE)}, expected one of {', '.join(_EDITABLE)}"
+        )
+    allowed = dict(policy=POLICIES, unseen=UNSEEN, type=TYPES).get(key)
+    if allowed and value not in allowed:
+        near = _near(value, allowed)
+        raise ConfigError(f"column {old.name!r}: got {key}={value!r}{near}, expected one of {', '.join(allowed)}")
+    if key == "nullable" and not isinstance(value, bool):
+        raise ConfigError(f"column {old.name!r}: got nullable={value!r}, expected True or False")
+    if key in ("categories", "examples") and (isinstance(value, str) or not isinstance(value, Iterable | None)):
+        raise ConfigError(f"column {old.name!r}: got {key}={value!r}, expected a list of values")
 
+def _check_limits(new: Column) -> None:
+    "Raise `ConfigError` for limits that the column cannot have."
+    for key in ("low", "high"):
+        value = getattr(new, key)
+        good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and new.is_numeric
+        if value is not None and not good:
+            raise ConfigError(
+                f"column {new.name!r}: got {key}={value!r} for a {new.type}, expected a number for a number column"
+            )
+    if new.low is not None and new.high is not None and new.low > new.high:
+        raise ConfigError(f"column {new.name!r}: got low={new.low} above high={new.high}, expected low <= high")
+
+# %% ../nbs/01_schema.ipynb #ed000002
+def _retyped(old: Column, new: Column) -> Column:
+    "A column whose type was edited. Raises `ConfigError` when the training dtype cannot hold the new type's values."
+    if new.type == old.type: return new
+    was, now = _family(old), _family(new) if new.categories or new.type != "category" else _family(old)
+    if new.type == "category" and not new.categories and was != "string":
+        raise ConfigError(f"column {old.name!r}: got type='category', expected its categories too: "
+                          f"edit({old.name!r}, type='category', categories=[...])")
+    if was != now and {was, now} != {"integer", "float"}:
+        raise ConfigError(f"column {old.name!r}: got type={new.type!r} for {old.type} values, expected a type that the "
+                          f"training column ({old.dtype}) can hold: convert the column and fit the model again")
+    return replace(new, dtype="float64") if now == "float" and "int" in old.dtype.lower() else new
+
+# %% ../nbs/01_schema.ipynb #ed000003
 def edit(
     self: Schema,
     column: str,     # its name
     **changes,       # any of low, high, unit, help, sensitivity, policy, unseen, nullable, categories, examples, type
 ) -> Schema:
-    "A new schema with one column changed."
+    "A new schema with one column changed. What is sensitive, hashed or dropped gives no examples."
     old = self[column]
-    for key, value in changes.items():
-        if key not in _EDITABLE:
-            raise ConfigError(f"column {column!r}: got {key!r}, expected one of {', '.join(_EDITABLE)}")
-        allowed = dict(policy=POLICIES, unseen=UNSEEN, type=TYPES).get(key)
-        if allowed and value not in allowed:
-            raise ConfigError(f"column {column!r}: got {key}={value!r}, expected one of {', '.join(allowed)}")
-        if (
-            key in ("low", "high")
-            and value is not None
-            and (not old.is_numeric or isinstance(value, bool) or not isinstance(value, Real))
-        ):
-            raise ConfigError(
-                f"column {column!r}: got {key}={value!r} for a {old.type}, expected a number for a number column"
-            )
-    if "categories" in changes: changes["categories"] = tuple(changes["categories"]); changes.setdefault("counts", None)
-    if "examples" in changes: changes["examples"] = tuple(changes["examples"])
-    if changes.get("sensitivity"): changes.setdefault("examples", ())
-    new = replace(old, **changes)
-    if new.low is not None and new.high is not None and new.low > new.high:
-        raise ConfigError(f"column {column!r}: got low={new.low} above high={new.high}, expected low <= high")
+    for key, value in changes.items(): _check_edit(old, key, value)
+    if "categories" in changes:
+        changes["categories"] = None if changes["categories"] is None else tuple(plain(v) for v in changes["categories"])
+        changes["counts"] = None
+    if "examples" in changes: changes["examples"] = tuple(changes["examples"] or ())
+    if "sensitivity" in changes:
+        changes["sensitivity"] = changes["sensitivity"] or None
+        changes["sensitivity_by"] = "person" if changes["sensitivity"] else None
+    if changes.get("sensitivity") or changes.get("policy", "keep") != "keep": changes.setdefault("examples", ())
+    new = _retyped(old, replace(old, **changes))
+    _check_limits(new)
     return replace(self, columns=tuple(new if c.name == column else c for c in self.columns))
 
 Schema.edit = edit
+
+# %% ../nbs/01_schema.ipynb #ed000005
+def _edit_of(old: Column, new: Column, base: Schema) -> dict:
+    "The arguments of `edit` that make `new` of `old`, as far as an edit can."
+    changes = {k: getattr(new, k) for k in _EDITABLE if k != "examples" and getattr(new, k) != getattr(old, k)}
+    if new.sensitivity_by != old.sensitivity_by: changes["sensitivity"] = new.sensitivity
+    if new.counts != old.counts: changes["categories"] = new.categories
+    return changes if base.edit(old.name, **changes)[old.name] == new else changes | {"examples": new.examples}
+
+def edits(
+    self: Schema,
+    base: Schema,         # the schema as it was learnt
+) -> dict[str, dict]:     # column -> its changes
+    "What was edited: `base.edit(column, **changes)` for each column gives this schema again."
+    out, again = {}, base
+    try:
+        for old, new in zip(base.columns, self.columns):
+            if new == old: continue
+            out[old.name] = _edit_of(old, new, base)
+            again = again.edit(old.name, **out[old.name])
+    except ConfigError: again = None
+    if again != self:
+        raise ConfigError("edits: got two schemas learnt from different data, expected one and its edits; see compare()")
+    return out
+
+def as_code(
+    self: Schema,
+    base: Schema,           # the schema as it was learnt
+    name: str = "release",  # of the variable: a release or a schema, which are edited alike
+) -> str:                   # one line a column
+    "The code that leads from `base` to this schema."
+    def call(column, changes): return f"edit({column!r}, {', '.join(f'{k}={v!r}' for k, v in changes.items())})"
+    return "\n".join(f"{name} = {name}.{call(*item)}" for item in self.edits(base).items())
+
+Schema.edits, Schema.as_code = edits, as_code
 
 # %% ../nbs/01_schema.ipynb #cmp00001
 VERDICTS = ("compatible", "widened", "narrowed", "broken")  # from the best to the worst
@@ -980,14 +1052,6 @@ class Compatibility:
         return "\n".join([self.verdict, *lines])
 
 # %% ../nbs/01_schema.ipynb #cmp00003
-def _family(c: Column) -> str:
-    "The kind of value that a column takes."
-    if c.type == "category":
-        kinds = {type(v) for v in c.categories or ("",)}
-        return "string" if kinds == {str} else "boolean" if kinds == {bool} else "integer" if kinds == {int} else "float"
-    if c.type == "datetime": return "datetime with zone" if "," in c.dtype or "tz=" in c.dtype else "datetime"
-    return "string" if c.type == "text" else c.type
-
 def _subset(before: Any, after: Any, covers: bool, covered: bool) -> str:
     "The verdict when `after` takes all of `before` (covers) and when `before` takes all of `after` (covered)."
     return "compatible" if covers and covered else "widened" if covers else "narrowed"
@@ -1083,33 +1147,181 @@ def example(self: Schema, n: int = 1) -> list[dict]:
 Schema.example = example
 
 # %% ../nbs/01_schema.ipynb #ac9727ae
+_JSON = {"integer": "integer", "float": "number", "boolean": "boolean", "list": "array"}  # others are strings
+_NAIVE = r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?)?$"
+
+def _bounds(c: Column) -> dict:
+    "Limits of a person and of the dtype, as JSON Schema writes them."
+    low, high = _within(c.dtype, c.low, c.high) if c.is_numeric else (None, None)
+    return {k: v for k, v in (("minimum", low), ("maximum", high)) if v is not None}
+
+def _property(c: Column) -> dict:
+    "JSON Schema of one column."
+    family = _family(c)
+    kind = {"type": _JSON.get(family, "string")} | _bounds(c)
+    if family == "date": kind["format"] = "date"
+    if c.type == "datetime": kind |= {"pattern": _NAIVE} if family == "datetime" else {"format": "date-time"}
+    if c.type == "list":
+        kind["items"] = {"type": _JSON[_item(c).type]} | _bounds(_item(c))
+        if c.size is not None: kind |= {"minItems": c.size, "maxItems": c.size}
+    if c.type == "category" and c.categories and c.unseen == "error":
+        kind["enum"] = [*c.categories, *([None] if c.nullable else [])]
+    if c.nullable: kind["type"] = [kind["type"], "null"]
+    said = [c.help or c.expected()]
+    if c.is_numeric and c.minimum is not None: said.append(f"observed {_number(c.minimum)} to {_number(c.maximum)}")
+    if c.type == "category" and c.categories and c.unseen != "error":
+        said.append("observed " + ", ".join(map(str, c.categories[:12])))
+    if c.examples: kind["examples"] = plain(c.examples[:3])
+    return kind | {"description": "; ".join(said)}
+
 def json_schema(self: Schema) -> dict:
-    "JSON Schema (2020-12) of one row, with units, observed ranges and examples as descriptions."
-    def column(c):
-        kind = {"integer": {"type": "integer"}, "float": {"type": "number"}, "boolean": {"type": "boolean"},
-                "date": {"type": "string", "format": "date"}, "datetime": {"type": "string", "format": "date-time"},
-                "list": {"type": "array", "items": {"type": "number"}}}.get(c.type, {"type": "string"})
-        kind = dict(kind)
-        if c.type == "datetime" and "," not in c.dtype: kind.pop("format")
-        if c.type == "category" and c.categories and not isinstance(c.categories[0], str):
-            kind["type"] = {bool: "boolean", int: "integer"}.get(type(c.categories[0]), "number")
-        if c.type == "list" and c.size is not None: kind |= {"minItems": c.size, "maxItems": c.size}
-        if c.low is not None: kind["minimum"] = c.low
-        if c.high is not None: kind["maximum"] = c.high
-        if c.type == "category" and c.categories and c.unseen == "error":
-            kind["enum"] = [*c.categories, *([None] if c.nullable else [])]
-        if c.nullable: kind["type"] = [kind["type"], "null"]
-        said = [c.help or c.expected()]
-        if c.is_numeric and c.minimum is not None: said.append(f"observed {_number(c.minimum)} to {_number(c.maximum)}")
-        if c.type == "category" and c.categories and c.unseen != "error":
-            said.append("observed " + ", ".join(map(str, c.categories[:12])))
-        kind["description"] = "; ".join(said)
-        if c.examples: kind["examples"] = list(c.examples[:3])
-        return kind
-    return {"type": "object", "properties": {c.name: column(c) for c in self.columns}, "required": self.names,
+    "JSON Schema (2020-12) of one row, with units, observed ranges and examples as descriptions; in OpenAPI 3.1 its component."
+    return {"type": "object", "properties": {c.name: _property(c) for c in self.columns}, "required": self.names,
             "additionalProperties": False}
 
 Schema.json_schema = json_schema
+
+# %% ../nbs/01_schema.ipynb #ou000002
+def _identifiers(
+    names: Sequence[str],
+    taken: Iterable[str] = (),  # what no column may be called
+    lead: str = "_",            # before a name that would start with a digit
+) -> dict[str, str]:            # column name -> identifier, all different
+    "An ASCII identifier for each name."
+    def tame(name):
+        flat = unicodedata.normalize("NFKD", name.replace("\u00df", "ss")).encode("ascii", "ignore").decode()
+        flat = re.sub(r"^_+", "", re.sub(r"\W+", "_", flat)).rstrip("_") if flat != name or not flat.isidentifier() else flat
+        flat = re.sub(r"^__+", "_", flat) or "column"
+        return lead + flat if flat[0].isdigit() or lead != "_" and flat[0] == "_" else flat
+    used, out = set(taken), {}
+    for name in sorted(names, key=lambda name: tame(name) != name):
+        base = found = tame(name)
+        i = 2
+        while found in used: found, i = f"{base}_{i}", i + 1
+        used.add(found); out[name] = found
+    return {name: out[name] for name in names}
+
+# %% ../nbs/01_schema.ipynb #ou000005
+def graphql_names(self: Schema) -> dict[str, str]:  # field -> column
+    "Which column each field of the GraphQL input type stands for."
+    return {field: name for name, field in _identifiers(self.names).items()}
+
+def graphql_type(self: Schema, name: str = "RowInput") -> str:
+    "The GraphQL input type of one row (SDL)."
+    def kind(c):
+        ends = (c.low if c.low is not None else c.minimum, c.high if c.high is not None else c.maximum)
+        if _family(c) == "integer" and c.type == "category": ends = (min(c.categories), max(c.categories))
+        wide = any(e is not None and not -2**31 <= e < 2**31 for e in ends) if _family(c) == "integer" else False
+        item = "Float" if wide else {"integer": "Int", "float": "Float", "boolean": "Boolean"}.get(_family(c), "String")
+        if c.type == "list": item = f"[{'Int' if _item(c).type == 'integer' else 'Float'}!]"
+        return item + ("" if c.nullable else "!")
+    def said(c): return json.dumps(c.help or c.expected(), ensure_ascii=False)
+    lines = [f"  {said(self[column])}\n  {field}: {kind(self[column])}" for field, column in self.graphql_names().items()]
+    return "\n".join([f"input {name} {{", *lines, "}"])
+
+Schema.graphql_names, Schema.graphql_type = graphql_names, graphql_type
+
+# %% ../nbs/01_schema.ipynb #ou000008
+_PYTHON = {"integer": int, "float": float, "boolean": bool, "date": date, "datetime": datetime,
+           "datetime with zone": datetime, "list": list[float]}
+
+def _annotation(c: Column) -> Any:
+    "The Python type of a column's canonical values."
+    kind = _PYTHON.get(_family(c), str)
+    if c.type == "category" and c.unseen == "error" and c.categories and kind is not float: kind = Literal[c.categories]
+    return kind | None if c.nullable or c.unseen == "missing" and c.type == "category" else kind
+
+def pydantic_model(self: Schema, name: str = "Row") -> type:
+    "A pydantic model of one row; `.model_dump(by_alias=True)` gives the row for a request."
+    pydantic = need("pydantic", "notebook", "row models")
+    def field(c):
+        def value(v):
+            try: return _check_columns(Schema((c,)), {c.name: [v]})[c.name][0]
+            except SchemaError as e: raise ValueError("got {got}, expected {expected}".format(**e.errors[0])) from None
+        described = pydantic.WithJsonSchema(_property(c))
+        return Annotated[_annotation(c), pydantic.PlainValidator(value), described], pydantic.Field(alias=c.name)
+    names = _identifiers(self.names, (*dir(pydantic.BaseModel), *keyword.kwlist, *keyword.softkwlist), lead="c_")
+    config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+    return pydantic.create_model(name, __config__=config, **{names[c.name]: field(c) for c in self.columns})
+
+Schema.pydantic_model = pydantic_model
+
+# %% ../nbs/01_schema.ipynb #ou000014
+_MLFLOW_TYPES = {"integer": "long", "float": "double", "boolean": "boolean", "datetime": "datetime",
+                 "datetime with zone": "datetime"}
+
+def mlflow_columns(schema: Schema) -> list[dict]:
+    "The schema's inputs as MLflow's signature writes them."
+    def one(c):
+        item = {"type": _MLFLOW_TYPES[_item(c).type]} if c.type == "list" else None
+        kind = {"type": "array", "items": item} if item else {"type": _MLFLOW_TYPES.get(_family(c), "string")}
+        return kind | {"name": c.name, "required": not c.nullable}
+    return [one(c) for c in schema.columns]
+
+def mlflow_dict(schema: Schema) -> dict:
+    "The whole signature, as MLflow keeps it in an MLmodel file."
+    kinds = {str: "string", int: "long", bool: "boolean", float: "double"}
+    answer = kinds.get(type(schema.classes[0]), "string") if schema.classes else "double"
+    outputs = [{"type": answer, "required": True}] if len(schema.outputs) == 1 else [
+        {"type": "double", "name": n, "required": True} for n in schema.outputs]
+    return {"inputs": json.dumps(mlflow_columns(schema)), "outputs": json.dumps(outputs), "params": None}
+
+def mlflow_signature(self: Schema) -> Any:
+    "The schema as an `mlflow.models.ModelSignature`."
+    return need("mlflow.models", "notebook", "MLflow signatures").ModelSignature.from_dict(mlflow_dict(self))
+
+Schema.mlflow_signature = mlflow_signature
+
+# %% ../nbs/01_schema.ipynb #ou000017
+_FROM_MLFLOW = {"double": ("float", "float64"), "float": ("float", "float32"), "long": ("integer", "int64"),
+                "integer": ("integer", "int32"), "boolean": ("boolean", "bool"), "string": ("string", "object"),
+                "datetime": ("datetime", "datetime64[ns]")}
+
+def _from_spec(spec: Mapping, name: str) -> Column:
+    "One column of a signature. Raises `SchemaError` for types that no row of JSON carries."
+    kind, items = spec.get("type"), spec.get("items") or {}
+    nullable = not spec.get("required", not spec.get("optional", False))
+    if kind == "array" and items.get("type") in ("double", "float", "long", "integer"):
+        whole = items["type"] in ("long", "integer")
+        return Column(name, "list", nullable, dtype="list[integer]" if whole else "list[float]", none=True)
+    if kind not in _FROM_MLFLOW:
+        got = f"an array of {items.get('type')}" if kind == "array" else f"the type {kind}"
+        raise SchemaError(f"column {name!r}: got {got} in the signature, expected {', '.join(_FROM_MLFLOW)} "
+                          f"or an array of numbers: log the model with such an input")
+    type, dtype = _FROM_MLFLOW[kind]
+    return Column(name, type, nullable, dtype=dtype, none=kind == "string")
+
+def _tensor_columns(spec: Mapping) -> tuple[Column, ...]:
+    "The columns of a tensor of two dimensions, by position."
+    shape, d = spec["tensor-spec"]["shape"], np.dtype(spec["tensor-spec"]["dtype"])
+    if len(shape) != 2 or shape[1] < 1 or d.kind not in "fiub":
+        raise SchemaError(f"signature: got a tensor of {d} and shape {tuple(shape)}, expected columns, or a tensor of "
+                          f"numbers (rows, columns) such as (-1, 4)")
+    kind = {"f": "float", "b": "boolean"}.get(d.kind, "integer")
+    return tuple(Column(f"x{i}", kind, dtype=str(d)) for i in range(shape[1]))
+
+# %% ../nbs/01_schema.ipynb #ou000018
+def from_mlflow(
+    signature: Any,                # a ModelSignature, or its `to_dict()`
+    *,
+    task: str = "classification",  # a signature does not say
+    classes: Sequence | None = None,
+) -> Schema:
+    "A schema from an MLflow signature. Raises `SchemaError` for inputs that are not a table."
+    d = signature if isinstance(signature, Mapping) else signature.to_dict()
+    def specs(part): return json.loads(d[part]) if isinstance(d.get(part), str) else d.get(part) or []
+    inputs = specs("inputs")
+    if not inputs: raise SchemaError("signature: got no inputs, expected columns: log the model with a signature")
+    tensor = inputs[0]["type"] == "tensor"
+    if tensor and len(inputs) > 1:
+        raise SchemaError(f"signature: got {len(inputs)} tensors, expected columns, or one tensor (rows, columns)")
+    columns = _tensor_columns(inputs[0]) if tensor else tuple(
+        _from_spec(s, s.get("name") or f"x{i}") for i, s in enumerate(inputs))
+    named = [s["name"] for s in specs("outputs") if s.get("name")]
+    return Schema(columns, task=task, outputs=tuple(named) if len(named) > 1 else ("prediction",),
+                  classes=None if classes is None else tuple(classes), form="array" if tensor else "frame")
+
+Schema.from_mlflow = staticmethod(from_mlflow)
 
 # %% ../nbs/01_schema.ipynb #712fb20a
 def describe(self: Schema) -> pd.DataFrame:
