@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'TRUSTED_MODULES', 'TRUSTED_TYPES', 'check_model', 'Release', 'roles', 'held_out', 'predict', 'predict_proba',
-           'scores_of', 'is_trusted', 'trusted_here', 'trust', 'untrusted_types', 'dump_model', 'load_model',
-           'mlflow_columns', 'save', 'read_manifest', 'load_release', 'edit', 'configure']
+           'scores_of', 'is_trusted', 'trusted_here', 'trust', 'untrusted_types', 'dump_model', 'load_model', 'save',
+           'read_manifest', 'load_release', 'edit', 'configure']
 
 # %% ../nbs/10_release.ipynb #d8f1efd3
 import importlib.util, io, json, platform, re, shutil, sys, zipfile
@@ -22,7 +22,7 @@ import pandas as pd
 
 from .config import from_toml, home_folder, to_toml
 from .errors import BundleError, ConfigError, ModelError, UntrustedTypeError
-from .schema import Schema
+from .schema import Schema, mlflow_dict
 
 # %% ../nbs/10_release.ipynb #e5f6426c
 def _name_of(model: Any) -> str: return type(model).__name__
@@ -404,32 +404,12 @@ def _hash(files: Mapping[str, bytes]) -> str:
     ).hexdigest()
 
 # %% ../nbs/10_release.ipynb #63d279ee
-_MLFLOW_TYPES = {"integer": "long", "float": "double", "boolean": "boolean", "datetime": "datetime"}
-
-def mlflow_columns(schema: Schema) -> list[dict]:
-    "The schema's inputs as MLflow's signature writes them."
-    def one(c):
-        kind = {"type": _MLFLOW_TYPES.get(c.type, "string")}
-        if c.type == "list": kind = {"type": "array", "items": {"type": "double"}}
-        if c.type == "category" and c.categories and not isinstance(c.categories[0], str):
-            kind = {"type": {bool: "boolean", int: "long"}.get(type(c.categories[0]), "double")}
-        return kind | {"name": c.name, "required": not c.nullable}
-    return [one(c) for c in schema.columns]
-
 def _mlmodel(release: Release, files: Mapping[str, bytes], hash: str) -> bytes:
     "The MLmodel file, as JSON (which is YAML)."
     import sklearn, skops.io
     trusted = sorted(skops.io.get_untrusted_types(data=files["model.skops"]))
-    schema, many = release.schema, len(release.schema.outputs) > 1
-    kinds = {str: "string", int: "long", bool: "boolean", float: "double"}
-    label = kinds.get(type(schema.classes[0]), "string") if schema.classes and not many else "double"
-    outputs = (
-        [{"type": label, "required": True}]
-        if not many
-        else [{"type": "double", "name": n, "required": True} for n in schema.outputs]
-    )
-    signature = None if schema.form != "frame" or "multioutput-classification" == schema.task else {
-        "inputs": json.dumps(mlflow_columns(schema)), "outputs": json.dumps(outputs), "params": None}
+    schema = release.schema
+    signature = None if schema.form != "frame" or "multioutput-classification" == schema.task else mlflow_dict(schema)
     return _json(
         {
             "flavors": {
