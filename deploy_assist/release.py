@@ -379,12 +379,21 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     pq.write_table(pa.Table.from_pandas(tidy, preserve_index=False), out, compression="zstd")
     return out.getvalue()
 
+def _environments() -> dict[str, bytes]:
+    "The files from which MLflow's own tools make an environment: they need MLflow inside it, we never do."
+    python, packages = platform.python_version(), ("mlflow>=3.4", "-r requirements.txt")
+    conda = ["name: model", "channels:", "- conda-forge", "dependencies:", f"- python={python}", "- pip", "- pip:"]
+    return {
+        "python_env.yaml": "\n".join([f"python: {python}", "dependencies:", *(f"- {p}" for p in packages), ""]).encode(),
+        "conda.yaml": "\n".join([*conda, *(f"  - {p}" for p in packages), ""]).encode(),
+    }
+
 def _files(release: Release) -> dict[str, bytes]:
     "Every file of the bundle that counts for its hash."
     if release.folder is not None: return _verified(release.folder)  # as they were written, on whatever machine
     schema = release.schema
     code = {f"code/{file}": source for file, source in release.modules.items()}
-    return code | release.parts | {
+    return code | release.parts | _environments() | {
         "model.skops": release.artefact,
         "schema.json": _json(schema.to_dict()),
         "baseline.parquet": _parquet(release.baseline),
@@ -395,7 +404,6 @@ def _files(release: Release) -> dict[str, bytes]:
         "input_example.json": _json(
             {"columns": schema.names, "data": [[schema.example()[0][n] for n in schema.names]]}
         ),
-        "python_env.yaml": f"python: {platform.python_version()}\ndependencies:\n- -r requirements.txt\n".encode(),
     }
 
 def _hash(files: Mapping[str, bytes]) -> str:
@@ -404,31 +412,35 @@ def _hash(files: Mapping[str, bytes]) -> str:
     ).hexdigest()
 
 # %% ../nbs/10_release.ipynb #63d279ee
+def _flavors(has_code: bool) -> dict:
+    "How MLflow's loaders come to the model."
+    return {
+        "python_function": {
+            **({"code": "code"} if has_code else {}),
+            "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+            "loader_module": "mlflow.sklearn",
+            "model_path": "model.skops",
+            "predict_fn": "predict",
+        },
+        "sklearn": {
+            "code": "code" if has_code else None,
+            "pickled_model": "model.skops",
+            "serialization_format": "skops",
+        },
+    }
+
 def _mlmodel(release: Release, files: Mapping[str, bytes], hash: str) -> bytes:
     "The MLmodel file, as JSON (which is YAML)."
     import sklearn, skops.io
     trusted = sorted(skops.io.get_untrusted_types(data=files["model.skops"]))
     schema = release.schema
     signature = None if schema.form != "frame" or "multioutput-classification" == schema.task else mlflow_dict(schema)
+    flavors = _flavors(bool(release.modules))
+    flavors["python_function"]["python_version"] = platform.python_version()
+    flavors["sklearn"] |= {"sklearn_version": sklearn.__version__, "skops_trusted_types": trusted or None}
     return _json(
         {
-            "flavors": {
-                "python_function": {
-                    **({"code": "code"} if release.modules else {}),
-                    "env": {"virtualenv": "python_env.yaml"},
-                    "loader_module": "mlflow.sklearn",
-                    "model_path": "model.skops",
-                    "predict_fn": "predict",
-                    "python_version": platform.python_version(),
-                },
-                "sklearn": {
-                    "code": "code" if release.modules else None,
-                    "pickled_model": "model.skops",
-                    "serialization_format": "skops",
-                    "sklearn_version": sklearn.__version__,
-                    "skops_trusted_types": trusted or None,
-                },
-            },
+            "flavors": flavors,
             "model_size_bytes": len(files["model.skops"]),
             "model_uuid": hash[:32],
             "signature": signature,
@@ -506,9 +518,44 @@ def _verified(folder: Path) -> dict[str, bytes]:
                 f"{folder / name}: was changed since the bundle was written (sha256 differs), expected an "
                 f"untouched file: save the release again"
             )
+    _refuse_strangers(folder, files)
     if _hash(files) != manifest["hash"]:
         raise BundleError(f"{folder}: bundle.json was changed since it was written, expected an untouched bundle")
     return files
+
+# %% ../nbs/10_release.ipynb #strange1
+def _refuse_strangers(folder: Path, files: Mapping[str, bytes]) -> None:
+    "Raise `BundleError` for a file in code/ that the manifest does not list, or an MLmodel that leads elsewhere."
+    listed = {name.removeprefix("code/") for name in files if name.startswith("code/")}
+    def is_ours(path):
+        if path.parent.name != "__pycache__": return path.name in listed and path.parent == folder / "code"
+        return path.suffix == ".pyc" and f"{path.name.partition('.')[0]}.py" in listed  # left by MLflow's import
+    strange = [p for p in sorted((folder / "code").rglob("*")) if (p.is_symlink() or p.is_file()) and not is_ours(p)]
+    if strange:
+        raise BundleError(
+            f"{strange[0]}: was added since the bundle was written, expected in code/ {', '.join(sorted(listed)) or 'nothing'}: "
+            f"remove it, or save the release again"
+        )
+    try: text = (folder / "MLmodel").read_text(encoding="utf-8")
+    except OSError: return  # MLflow cannot load it then; we do not need the file
+    found = _read_flavors(text)
+    if found is not None and found != _flavors(bool(listed)):
+        raise BundleError(f"{folder / 'MLmodel'}: its flavors lead elsewhere than written, expected an untouched bundle")
+
+_OF_THE_WRITER = ("python_version", "sklearn_version", "skops_trusted_types")
+
+def _read_flavors(text: str) -> dict | None:
+    """The flavors in an MLmodel, without versions and types: JSON as we write it, or YAML as MLflow does.
+
+    None when it is YAML and nothing is installed that reads YAML: then nothing could be led astray either."""
+    try: facts = json.loads(text)
+    except ValueError:
+        try: import yaml  # comes with MLflow
+        except ImportError: return None
+        try: facts = yaml.safe_load(text)
+        except yaml.YAMLError: return {}
+    try: return {k: {n: v for n, v in f.items() if n not in _OF_THE_WRITER} for k, f in facts["flavors"].items()}
+    except (KeyError, TypeError, AttributeError): return {}
 
 # %% ../nbs/10_release.ipynb #1431922c
 def load_release(
