@@ -27,7 +27,7 @@ from deploy_assist.runtime import (
     has_probabilities,
     is_number,
     is_text,
-    one_call_is_enough,
+    labels_are_largest,
 )
 from .schema import Schema, _within
 
@@ -38,9 +38,10 @@ _NOVEL = "never seen \u00fcber"
 
 def _thresholds(model: Any, schema: Schema) -> dict[str, np.ndarray]:
     "Thresholds of the trees that see the columns themselves."
-    trees = [e.tree_ for e in np.ravel(getattr(model, "estimators_", [model])).tolist() if hasattr(e, "tree_")]
+    def flat(part): return [x for p in part for x in flat(p)] if isinstance(part, (list, tuple, np.ndarray)) else [part]
+    trees = [e.tree_ for e in flat(getattr(model, "estimators_", model)) if hasattr(e, "tree_")]
     found = [(t.feature, t.threshold) for t in trees]
-    for p in np.ravel(getattr(model, "_predictors", [])).tolist():
+    for p in flat(getattr(model, "_predictors", [])):
         inner = p.nodes[p.nodes["is_leaf"] == 0]
         found.append((inner["feature_idx"], inner["num_threshold"]))
     if not found or getattr(model, "n_features_in_", 0) != len(schema): return {}
@@ -134,7 +135,12 @@ class Gate:
     "What engines are compared with: rows of each kind and the model's answers to them."
     schema: Schema
     rows: Mapping[str, Mapping[str, list]]
-    answers: Mapping[str, tuple]
+    answers: Mapping[str, tuple]  # kind -> answers and probabilities
+
+    @property
+    def one_call(self) -> bool:
+        "Is the label always the class of the largest probability?"
+        return all(labels_are_largest(self.schema, *found) for found in self.answers.values())
 
     @property
     def count(self) -> int: return sum(len(a[0]) for a in self.answers.values())
@@ -212,6 +218,7 @@ def fold(
     steps = list(_steps(model))
     kind = type(steps[-1]).__name__
     if kind not in _LINEAR: raise ValueError(f"{kind} is not a linear model")
+    if steps[:-1]: steps = [s for s in steps[:-1] if type(s).__name__ != "FunctionTransformer" or s.func] + steps[-1:]
     own = {type(s).__name__ for s in steps if not type(s).__module__.startswith("sklearn.")}
     strange = sorted({type(s).__name__ for s in steps[:-1]} - _AFFINE | own)
     if strange: raise ValueError(f"{', '.join(strange)} is not a linear step")
@@ -284,14 +291,28 @@ def _mended(original: Any, exact: dict) -> Any:
         if dtype == np.float64: exact.setdefault(attributes["name"], []).extend(attributes["nodes_values"][start:])
     return add
 
+def _threshold(y: float, dtype: Any, mode: str) -> np.float64:
+    """scikit-learn compares float32(x) with a double threshold y. This is the w with float32(x) <= y exactly when x <= w, for a
+    double x, or for a float32. (skl2onnx looks for it in a loop that never ends when y is infinite, as it is in a split of the
+    missing from the rest.)"""
+    if not np.isfinite(y): return np.float64(y)
+    f = np.float32(y)
+    if f > y: f = np.nextafter(f, np.float32(-np.inf))
+    if dtype == np.float32: return np.float64(f)
+    w = (float(f) + float(np.nextafter(f, np.float32(np.inf)))) / 2
+    return np.float64(w) if np.float32(w) <= f else np.nextafter(w, -np.inf)
+
 @contextlib.contextmanager
 def _mended_trees() -> Iterator[dict]:
     "For one conversion: trees with the side of missing values; gives the thresholds that were meant as doubles."
+    from skl2onnx.common import tree_ensemble
     from skl2onnx.operator_converters import decision_tree, gradient_boosting, random_forest
     names = ("add_tree_to_attribute_pairs", "add_tree_to_attribute_pairs_hist_gradient_boosting")
     kept = [(m, n, getattr(m, n)) for m in (decision_tree, gradient_boosting, random_forest) for n in names if hasattr(m, n)]
     exact: dict = {}
     for module, name, function in kept: setattr(module, name, _mended(function, exact))
+    kept.append((tree_ensemble, "sklearn_threshold", tree_ensemble.sklearn_threshold))
+    tree_ensemble.sklearn_threshold = _threshold
     try: yield exact
     finally:
         for module, name, function in kept: setattr(module, name, function)
@@ -517,13 +538,12 @@ def export(
     if find_spec("skl2onnx") is None or find_spec("onnxruntime") is None: return Export(None, "onnx extra not installed")
     with _one_at_a_time, _quiet():
         gate = rows if isinstance(rows, Gate) else Gate.of(model, schema, rows)
-        one_call = one_call_is_enough(Frame(model, schema), gate.rows["baseline"])
         first = ""
         for as_floats in (False, True):
             try:
                 plainer, fills = _without_missing_text(model, schema)
                 data = _convert(plainer, schema, as_floats)
-                engine = Onnx(data, schema, fills, has_probabilities(model, schema), one_call)
+                engine = Onnx(data, schema, fills, has_probabilities(model, schema), gate.one_call)
             except Exception as e: why = f"not exportable: {_first_sentence(e)}"  # whatever a converter raises is a reason
             else:
                 why, most = gate.try_engine(engine)
@@ -542,8 +562,11 @@ def engines(
     onnx: bool = True,   # try ONNX too
 ) -> dict[str, bytes]:   # file name -> bytes, see `release.PARTS`
     "Prove the engines of a model."
-    with _quiet(): gate = Gate.of(model, schema, rows)
     said, out, files = {"frame": dict(proven=True, why="the model itself")}, {}, {}
+    try:
+        with _quiet(): gate = Gate.of(model, schema, rows)
+    except Exception as e:  # a model that answers, but not for these rows: it is served as it is
+        return {"engine.json": _json(dict(engine="frame", why=f"not tried: {_first_sentence(e)}", one_call=False, engines=said))}
 
     def attempt(name, make):
         try:
@@ -555,11 +578,10 @@ def engines(
         if not why: said[name] |= dict(rows=gate.count, max_difference=_told(most))
         return not why
 
-    with _quiet(): one_call = one_call_is_enough(Frame(model, schema), gate.rows["baseline"])
     row = {k: v[0] for k, v in gate.rows["baseline"].items()}
     def linear(): out["linear"] = fold(model, schema, row); return Linear(out["linear"], schema)
     if not attempt("linear", linear): out.pop("linear", None)
-    attempt("arrays", lambda: Arrays(model, schema, one_call))
+    attempt("arrays", lambda: Arrays(model, schema, gate.one_call))
     if onnx:
         done = export(model, schema, gate)
         said["onnx"] = dict(proven=done.onnx is not None, why=done.why)
@@ -569,8 +591,10 @@ def engines(
             said["onnx"] |= dict(rows=done.rows, max_difference=_told(done.max_difference))
     else: said["onnx"] = dict(proven=False, why="not asked for")
     best = next(n for n in ("linear", "onnx", "arrays", "frame") if n in said and said[n]["proven"])
-    proof = dict(engine=best, why=said[best]["why"], rows=gate.count, one_call=one_call, engines=said) | out
-    return files | {"engine.json": (json.dumps(proof, indent=1, sort_keys=True) + "\n").encode()}
+    proof = dict(engine=best, why=said[best]["why"], rows=gate.count, one_call=gate.one_call, engines=said) | out
+    return files | {"engine.json": _json(proof)}
+
+def _json(value: Any) -> bytes: return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 def _plain_reason(e: BaseException) -> str:
     "Our own reasons as they are; others with their type."
