@@ -95,6 +95,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'deploy_assist.check.to_dict': ('check.html#to_dict', 'deploy_assist/check.py')},
             'deploy_assist.cli': { 'deploy_assist.cli.Answer': ('cli.html#answer', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli.Health': ('cli.html#health', 'deploy_assist/cli.py'),
+                                   'deploy_assist.cli._bench': ('cli.html#_bench', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli._check': ('cli.html#_check', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli._choose': ('cli.html#_choose', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli._demo': ('cli.html#_demo', 'deploy_assist/cli.py'),

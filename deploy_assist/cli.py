@@ -399,6 +399,30 @@ def _demo(source: str, port: int | None, share: bool, log: str | None) -> Answer
     text = "\n".join([f"the demo is at {page.url}", *shared, *page.notes, "Ctrl-C stops it"])
     return Answer(value, text, stay=lambda: until_stopped(page))
 
+# %% ../nbs/31_cli.ipynb #cli-bench2
+@command("bench")
+@click.argument("url")
+@click.option("--seconds", default=5.0, show_default=True, help="How long.")
+@click.option("--connections", default=8, show_default=True, help="Each has one request under way.")
+@click.option("--rows", default=1, show_default=True, help="In each request.")
+@click.option("--requests", type=int, help="At most so many.")
+@click.option("--rate", type=float, help="Requests a second; default: as many as are answered.")
+@click.option("--key-file", metavar="FILE", type=_file, help="The key that the endpoint wants is on its first line.")
+@click.option("--seed", default=0, show_default=True, help="Of the rows.")
+@click.option("--remote", is_flag=True, help="URL may be another machine, and is yours to load.")
+def _bench(url: str, key_file: Path | None, remote: bool, **told: Any) -> Answer:
+    """Load an endpoint with rows drawn from its schema; Ctrl-C shows what was measured so far.
+
+    The rows are logged like real ones: take an endpoint that keeps no log, or one of its own.
+
+    \b
+    Example:
+      deploy-assist serve bundle --no-log --port 8000 &
+      deploy-assist bench http://127.0.0.1:8000 --seconds 10 --rows 100"""
+    from deploy_assist.bench import bench
+    found = bench(url, key=_key_in(key_file) if key_file else None, allow_remote=remote, **told)
+    return Answer(found.to_dict(), str(found), 130 if found.interrupted else 1 if found.errors or not found.requests else 0)
+
 # %% ../nbs/31_cli.ipynb #4f89eedb
 report_codes = {"keep": 0, "watch": 10, "cannot tell": 10, "retrain": 20, "roll back": 20}
 
