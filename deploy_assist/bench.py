@@ -128,7 +128,8 @@ def target(
     if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
         raise ConfigError(f"url: got {url!r}, expected an endpoint's address such as 'http://127.0.0.1:8000'")
     if not _is_here(parts.hostname) and not allow_remote:
-        raise ConfigError(f"url: got {parts.hostname}, which is not this machine; a load test can take a service down and "
+        raise ConfigError(f"url: got {parts.hostname}, which is not this machine; a load test can take a service "
+                          f"down and "
                           "leaves made-up rows in its log: say allow_remote=True (--remote) if it is yours to test")
     tls = parts.scheme == "https"
     return Target(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", parts.hostname,
@@ -174,7 +175,7 @@ def encode(
     return [f"POST {to.path}/predict HTTP/1.1\r\n{head}Content-Length: {len(b)}\r\n\r\n".encode() + b for b in bodies]
 
 # %% ../nbs/19_bench.ipynb #bnch0023
-def read_head(data: bytes) -> tuple[int, int, bool] | None:  # status, length of head and body, does the connection go on?
+def read_head(data: bytes) -> tuple[int, int, bool] | None:  # status, length of head and body, is it kept open?
     "What an answer's head says; None while it is not complete. Raises `ValueError` for what is not HTTP with a length."
     end = data.find(b"\r\n\r\n")
     if end < 0: return None
@@ -201,8 +202,8 @@ class _Run:
     "A load test while it runs."
     def __init__(self, to: Target, requests: list[bytes], *, seconds: float, connections: int, most: float = math.inf,
                  rate: float | None = None, timeout_s: float = 10):
-        self.to, self.requests, self.seconds, self.most, self.rate, self.timeout_s = to, requests, seconds, most, rate, timeout_s
-        self.connections = connections
+        self.to, self.requests, self.seconds, self.connections = to, requests, seconds, connections
+        self.most, self.rate, self.timeout_s = most, rate, timeout_s
         self.latencies, self.answers, self.notes = Latencies(), Counter(), []
         self.sent = self.bytes_out = self.bytes_in = 0
         self.idle, self.busy, self.selector = deque(), set(), selectors.DefaultSelector()
@@ -338,7 +339,8 @@ def usage(pids: Sequence[int]) -> Usage | None:  # None when there is nothing to
     for pid in pids:
         try:
             stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            status = dict(line.split(":", 1) for line in lines if ":" in line)
             kilobytes = [int(status[k].split()[0]) for k in ("VmRSS", "VmHWM")]
         except (OSError, KeyError): return None
         cpu += (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
@@ -405,14 +407,16 @@ def to_dict(self: BenchResult) -> dict:
 def _text(self: BenchResult) -> str:
     many = lambda n, word: f"{n:,} {word}{'' if n == 1 else 's'}"
     lines = [f"{self.url}: {self.requests_per_s:,.0f} requests/s, {self.rows_per_s:,.0f} rows/s",
-             f"sent      {many(self.requests + self.errors, 'request')} of {many(self.rows, 'row')} in {self.seconds:.1f} s over "
-             f"{many(self.connections, 'connection')}" + (f", {self.rate:g} a second" if self.rate else "")]
+             f"sent      {many(self.requests + self.errors, 'request')} of {many(self.rows, 'row')} in "
+             f"{self.seconds:.1f} s "
+             f"over {many(self.connections, 'connection')}" + (f", {self.rate:g} a second" if self.rate else "")]
     if self.requests:
         shown = "  ".join(f"p{q} {self.latencies.percentile(q):.3g}" for q in PERCENTILES)
         lines.append(f"latency   {shown}  max {self.latencies.most_ms:.3g} ms")
     lines.append("answers   " + (", ".join(f"{k}: {n:,}" for k, n in sorted(self.answers.items())) or "none"))
     if self.cpu_ms is not None:
-        lines.append(f"server    {self.server_cpu_s / self.seconds:.2f} cores busy, {self.cpu_ms:.3g} ms of CPU a request; "
+        lines.append(f"server    {self.server_cpu_s / self.seconds:.2f} cores busy, {self.cpu_ms:.3g} ms of CPU a "
+                     f"request; "
                      f"{self.server_memory_mb:.0f} MB before, at most {self.server_peak_mb:.0f} MB")
     limit = ": the client is the limit" if self.client_cores > 0.9 else ""
     lines.append(f"client    {self.client_cores:.2f} of a core busy{limit}")
@@ -425,7 +429,8 @@ BenchResult.to_dict, BenchResult.__str__, BenchResult.__repr__ = to_dict, _text,
 def _positive(name: str, value: Any, most: float, whole: bool = False) -> None:
     ok = isinstance(value, (int,) if whole else (int, float)) and not isinstance(value, bool) and 0 < value <= most
     if not ok:
-        raise ConfigError(f"{name}: got {value!r}, expected a {'whole ' if whole else ''}number above 0, at most {most:,g}")
+        kind = "whole number" if whole else "number"
+        raise ConfigError(f"{name}: got {value!r}, expected a {kind} above 0, at most {most:,g}")
 
 def bench(
     url: str,                    # of an endpoint
@@ -440,10 +445,10 @@ def bench(
     timeout_s: float = 10,       # a request without an answer for so long is given up
     seed: int = 0,
 ) -> BenchResult:
-    """Load an endpoint with rows drawn from its schema. Mishaps are counted; Ctrl-C ends it with what was measured so far.
+    """Load an endpoint with rows drawn from its schema. Mishaps are counted; Ctrl-C ends it with what was measured.
 
-    Raises `EndpointError` when there is no endpoint to begin with. A prediction log keeps the rows like real ones: test an
-    endpoint that keeps none, or a log of its own."""
+    Raises `EndpointError` when there is no endpoint to begin with. A prediction log keeps the rows like real ones: take
+    an endpoint that keeps none, or one with a log of its own."""
     _positive("seconds", seconds, 600); _positive("connections", connections, 1000, whole=True)
     _positive("rows", rows, 100_000, whole=True); _positive("timeout_s", timeout_s, 600)
     if requests is not None: _positive("requests", requests, 1e9, whole=True)
