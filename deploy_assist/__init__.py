@@ -13,10 +13,10 @@ _home = {  # verb or class -> the module that it lives in
     "PredictionLog": "predictions", "Schema": "schema", "Column": "schema",
     "compare": "verdict", "Verdict": "verdict",
     "report": "report", "Report": "report", "schedule": "schedule", "package": "package", "document": "document",
-    "retrain": "retrain", "wizard": "wizard",
+    "retrain": "retrain", "wizard": "wizard", "prove": "environment", "Proof": "environment",
 }
-_errors = ("DeployAssistError", "SchemaError", "ModelError", "BundleError", "UntrustedTypeError", "RegistryError", "LogError",
-           "EndpointError", "DemoError", "ReportError", "ConfigError", "MissingExtraError")
+_errors = ("DeployAssistError", "SchemaError", "ModelError", "BundleError", "UntrustedTypeError", "ProofError", "RegistryError",
+           "LogError", "EndpointError", "DemoError", "ReportError", "ConfigError", "MissingExtraError")
 _home |= dict.fromkeys(_errors, "errors")
 __all__ = [*_home]
 

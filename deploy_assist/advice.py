@@ -183,8 +183,8 @@ def _weigh(m: Measured, needs: Needs, replicas: int) -> tuple[int, float | None,
                                 f"requests, rounded up "
                                 f"to {memory:,} MB a replica"))
         each = math.ceil(replicas / 2) if replicas > 1 else 1
-        nodes = "one node" if replicas == 1 else f"two nodes with {_many(each, 'core')} and {each * memory:,} MB "
-                                                 f"free each"
+        pair = f"two nodes with {_many(each, 'core')} and {each * memory:,} MB free each"
+        nodes = pair if replicas > 1 else "one node"
         steps.append(("nodes", f"together {_many(replicas, 'core')} and {replicas * memory:,} MB: {nodes}"))
     if m.environment_mb is not None:
         parts, image = [f"{_n(m.environment_mb)} MB of packages"], m.environment_mb + (m.artefact_mb or 0)

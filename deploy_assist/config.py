@@ -69,7 +69,17 @@ def from_toml(text: str, where: str = "deploy.toml") -> dict:
     except tomllib.TOMLDecodeError as e: raise ConfigError(f"{where}: {e}; expected TOML") from None
 
 # %% ../nbs/07_config.ipynb #3cbbcf26
-DEFAULTS = {"slo": {"p95_ms": 200.0, "answered": 0.999}}
+DEFAULTS = {
+    "slo": {"p95_ms": 200.0, "answered": 0.999},
+    "limits": {
+        "bundle_mb": 500.0,
+        "memory_mb": 1024.0,
+        "start_s": 30.0,
+        "requests_per_core_s": 20.0,
+        "rows_per_day": 10_000,
+        "log_days": 30,
+    },
+}
 
 # %% ../nbs/07_config.ipynb #home0002
 def home_folder(home: str | os.PathLike | None = None) -> Path:

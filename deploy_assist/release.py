@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'TRUSTED_MODULES', 'TRUSTED_TYPES', 'check_model', 'Release', 'roles', 'held_out', 'predict', 'predict_proba',
            'scores_of', 'is_trusted', 'trusted_here', 'trust', 'untrusted_types', 'dump_model', 'load_model',
-           'mlflow_columns', 'save', 'read_manifest', 'load_release', 'edit']
+           'mlflow_columns', 'save', 'read_manifest', 'load_release', 'edit', 'configure']
 
 # %% ../nbs/10_release.ipynb #d8f1efd3
 import importlib.util, io, json, platform, re, shutil, sys, zipfile
@@ -64,7 +64,8 @@ def _call(model: Any, method: str, X: Any) -> np.ndarray:
         ) from e
 
 # %% ../nbs/10_release.ipynb #f816ba7d
-PARTS = ("model.onnx", "engine.json", "requirements.lock")  # files that a bundle may hold beside those that each has
+# files that a bundle may hold beside those that each has
+PARTS = ("model.onnx", "engine.json", "requirements.lock", "facts.json")
 
 @dataclass(frozen=True, eq=False)
 class Release:
@@ -81,7 +82,7 @@ class Release:
     modules: dict = field(default_factory=dict)  # file name -> source, of modules that travel with the bundle
     parts: dict = field(default_factory=dict)    # file name -> bytes, of further files: see PARTS
     folder: Path | None = None          # where it was loaded from
-    notes: dict = field(default_factory=dict)  # what is not part of the release itself: "checks", the last readiness
+    notes: dict = field(default_factory=dict)  # beside the release itself: "checks" (readiness), "times" (of engines)
 
     @property
     def checks(self) -> dict | None: return self.notes.get("checks")
@@ -483,6 +484,8 @@ def save(
     (folder / "MLmodel").write_bytes(_mlmodel(self, files, hash))
     if self.checks is not None: (folder / "checks.json").write_bytes(_json(self.checks))
     else: (folder / "checks.json").unlink(missing_ok=True)
+    if self.notes.get("times"): (folder / "engine_times.json").write_bytes(_json(self.notes["times"]))
+    else: (folder / "engine_times.json").unlink(missing_ok=True)
     (folder / "bundle.json").write_bytes(_json({"format": 1, "name": self.name, "hash": hash,
                                                 "files": {n: sha256(d).hexdigest() for n, d in sorted(files.items())}}))
     return folder
@@ -537,7 +540,7 @@ def load_release(
     files = _verified(folder)
     def data(name): return json.loads(files[name])
     modules = {name.removeprefix("code/"): source for name, source in files.items() if name.startswith("code/")}
-    checks = folder / "checks.json"
+    beside = {"checks": folder / "checks.json", "times": folder / "engine_times.json"}
     return Release(
         name=read_manifest(folder)["name"],
         model=load_model(files["model.skops"], trusted, modules),
@@ -551,7 +554,7 @@ def load_release(
         modules=modules,
         parts={name: files[name] for name in PARTS if name in files},
         folder=folder,
-        notes={"checks": json.loads(checks.read_bytes())} if checks.is_file() else {},
+        notes={name: json.loads(path.read_bytes()) for name, path in beside.items() if path.is_file()},
     )
 
 # %% ../nbs/10_release.ipynb #271b554a
@@ -571,7 +574,25 @@ Release._repr_html_ = lambda self: f"<p>{_summary(self)}</p>{self.schema._repr_h
 
 # %% ../nbs/10_release.ipynb #9ac747d2
 def edit(self: Release, column: str, **changes) -> Release:
-    "A new release with one column of its schema changed; see `Schema.edit`."
-    return replace(self, schema=self.schema.edit(column, **changes), folder=None, notes={})
+    """A new release with one column of its schema changed; see `Schema.edit`.
+
+    Engines that were proven stay so, unless the column now takes other values than those they were tried on."""
+    other = {"type", "nullable", "unseen", "categories"} & set(changes)
+    parts = {name: data for name, data in self.parts.items() if not other or name not in ("model.onnx", "engine.json")}
+    return replace(self, schema=self.schema.edit(column, **changes), parts=parts, folder=None, notes={})
 
 Release.edit = edit
+
+# %% ../nbs/10_release.ipynb #cfg10002
+def configure(
+    self: Release,
+    **tables,  # of deploy.toml, such as slo={"p95_ms": 50.0}
+) -> Release:
+    "A new release with some of its settings changed; those that are not named stay."
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{name}: got {table!r}, expected a table such as slo={{'p95_ms': 50.0}}")
+    merged = {name: {**self.settings.get(name, {}), **table} for name, table in tables.items()}
+    return replace(self, settings=self.settings | merged, folder=None, notes={})
+
+Release.configure = configure

@@ -202,7 +202,7 @@ def _no_twice(pairs: list) -> dict:
             422,
             "an object holds a name twice",
             errors=[
-                dict(row=None, column=n, got="two values in one object", expected="one")
+                dict(row=None, column=n.encode(errors="replace").decode(), got="two values in one object", expected="one")
                 for n in sorted({n for n in names if names.count(n) > 1})
             ],
         )
@@ -212,7 +212,11 @@ def read_json(body: bytes) -> Any:
     "JSON from bytes, or a 400 that says where it breaks."
     if not body: raise Refusal(400, "got an empty body, expected JSON such as {\"rows\": [...]}")
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_no_twice)
+        data = json.loads(text := body.decode("utf-8"), object_pairs_hook=_no_twice)
+        if re.search(r"\\u[dD][89a-fA-F]", text): json.dumps(data, ensure_ascii=False).encode()  # no half characters
+        return data
+    except UnicodeEncodeError:
+        raise Refusal(400, "the body holds half of a surrogate pair, which is no character") from None
     except UnicodeDecodeError as e:
         raise Refusal(400, f"the body is not UTF-8 (byte {e.start})") from None
     except json.JSONDecodeError as e:
@@ -257,6 +261,7 @@ class Settings:
     max_rows: int = 100_000
     timeout_s: float = 60.0
     root_path: str = ""             # the prefix that a proxy takes away
+    runtime: str | None = None      # force one engine: onnx, sklearn, linear, arrays, frame; None: the fastest that is proven
 
 @dataclass
 class Call:
@@ -464,8 +469,9 @@ async def _version(self: App, call: Call) -> tuple:
     return _json_answer(
         {
             "model": self.predictor.info
-            | {"model_id": self.predictor.model_id, "hash": self.predictor.runtime.release.hash},
+            | {"model_id": self.predictor.model_id, "hash": self.predictor.runtime.hash},
             "engine": self.predictor.runtime.engine,
+            "engines": self.predictor.runtime.explain(),
         }
     )
 
@@ -752,7 +758,7 @@ def run(
     "Serve a bundle on an open socket until the process is told to stop."
     import uvicorn
     log = open_log(settings.log, settings.home)
-    app = App(Predictor(folder, log, version=version, alias=alias, model_id=model_id), settings)
+    app = App(Predictor(load_runtime(folder, settings.runtime), log, version=version, alias=alias, model_id=model_id), settings)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -870,7 +876,7 @@ def serve(
     log: str | bool | None = None,  # the prediction log's URL; None: the default log; False: none
     home: str | Path | None = None,  # for spool and server log; default: the home folder
     start_s: float = 60,          # how long to wait until it is ready
-    **options,                    # more of Settings: max_body_mb, max_rows, timeout_s, root_path
+    **options,                    # more of Settings: max_body_mb, max_rows, timeout_s, root_path, runtime
 ) -> Endpoint:
     "Start an endpoint in the background; it ends with this process. Raises `EndpointError` when it does not get ready."
     if key is True: key = secrets.token_urlsafe(24)

@@ -35,10 +35,10 @@ def files() -> list[Path]:
 def notebooks() -> dict[str, str]:
     "Module -> notebook number, of the notebooks that make a module."
     found = {}
-    for path in sorted((root / "nbs").glob("[0-9][0-9]_*.ipynb")):
+    for path in sorted((root / "nbs").glob("[0-9]*_*.ipynb")):
         cells = nbformat.read(path, 4).cells
         name = next((m[1] for cell in cells if (m := re.search(r"^#\|\s*default_exp (\w+)", cell.source, re.M))), None)
-        if name: found[name] = path.name[:2]
+        if name: found[name] = path.name.split("_")[0]
     return found
 
 
