@@ -239,7 +239,10 @@ def _progress() -> Callable | None:
 @click.argument("source")
 @click.option("--only", metavar="NAMES", help="Run these checks only, separated by commas.")
 @click.option("--skip", metavar="NAMES", help="Leave these out.")
-def _check(source: str, only: str | None, skip: str | None) -> Answer:
+@click.option(
+    "--budget", metavar="SECONDS", type=float, default=60.0, show_default=True, help="What no longer fits is not run."
+)
+def _check(source: str, only: str | None, skip: str | None, budget: float) -> Answer:
     """Is it ready? Every check is executed; exit code 1 when one fails.
 
     \b
@@ -247,7 +250,7 @@ def _check(source: str, only: str | None, skip: str | None) -> Answer:
       deploy-assist check bundle
       deploy-assist check models:/patients@challenger --skip artefact --json"""
     from deploy_assist.check import check
-    told = dict(only=_names(only), skip=_names(skip), progress=_progress())
+    told = dict(only=_names(only), skip=_names(skip), budget_s=budget, progress=_progress())
     if source.startswith("models:"):
         from deploy_assist.registry import record_checks, resolve
         found = resolve(source)

@@ -636,14 +636,9 @@ _marks = {"pass": "da-pass", "warn": "da-warn", "fail": "da-fail", "skip": "da-s
 def checks_html(results: Sequence[Any], fold_passed: bool = False) -> str:
     "Results of checks as a table, the worst first when it is done."
     def row(r):
-        fix = Markup(
-            f"{escape(r.evidence)}"
-            + (
-                f"<br><span class='da-quiet'>To do: {escape(r.fix)}</span>"
-                if r.fix and r.status in ("warn", "fail")
-                else ""
-            )
-        )
+        todo = "; ".join(part for part in (getattr(r, "advice", ""), *r.fix.splitlines()) if part)
+        said = f"<br><span class='da-quiet'>To do: {escape(todo)}</span>" if todo and r.status in ("warn", "fail") else ""
+        fix = Markup(f"{escape(r.evidence)}{said}")
         return [Markup(f"<b class='{_marks.get(r.status, '')}'>{escape(r.status)}</b>"), r.name, fix]
     if not fold_passed: return table([row(r) for r in results], ("", "Check", "Evidence"))
     order = ["fail", "warn", "pass", "skip"]
@@ -1270,18 +1265,19 @@ EXTRAS["serve"] = _serve_extra
 # %% ../nbs/30_wizard.ipynb #18370831
 def _check_extra(self: Wizard, space: dict) -> list:
     from deploy_assist.flow import remedy
-    found = [r for r in space["readiness"].results if r.status in ("warn", "fail") and remedy(r.fix)]
+    open_ = [r for r in space["readiness"].results if r.status in ("warn", "fail")]
+    found = [(r.name, line) for r in open_ for line in r.fix.splitlines() if remedy(line)]
     def apply(fix):
         with self.lock:
             if self.job is None: self.run("contract", self.flow.mended(fix))
 
     return [
         _button(
-            f"Apply the fix of {r.name}: {r.fix.partition('#')[0].strip().removeprefix('release = release.')}",
-            partial(apply, r.fix),
+            f"Apply the fix of {name}: {line.partition('#')[0].strip().removeprefix('release = release.')}",
+            partial(apply, line),
             "da-fix",
         )
-        for r in found
+        for name, line in found
     ]
 
 
