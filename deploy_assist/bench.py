@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PERCENTILES', 'sample_rows', 'Latencies', 'bars', 'Target', 'target', 'schema_of', 'encode', 'read_head', 'listeners',
-           'Usage', 'usage', 'BenchResult', 'to_dict', 'bench']
+           'Usage', 'usage', 'BenchResult', 'to_dict', 'bench', 'installed_mb', 'measure']
 
 # %% ../nbs/19_bench.ipynb #bnch0002
 import http.client, json, math, os, selectors, socket, ssl, time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
+from .advice import Measured
+from .environment import _closure
 from .errors import ConfigError, EndpointError
 from .schema import Column, Schema
 
@@ -476,3 +478,38 @@ def bench(
         client / run.took, after.cpu_s - before.cpu_s if seen else None, before.memory_mb if seen else None,
         after.peak_mb if seen else None, tuple(notes), run.interrupted or warm.interrupted,
     )
+
+# %% ../nbs/19_bench.ipynb #bnch0045
+def installed_mb(
+    names: Iterable[str],  # packages; what they need is added
+) -> float:                # MB, uncompressed, without compiled Python files
+    "The size of packages as they are installed here."
+    packages = _closure(names)[0].values()
+    return sum(f.size or 0 for package in packages for f in package.files or ()) / 1e6
+
+def measure(
+    url: str,
+    *,
+    key: str | None = None,
+    rows: int = 1,           # in each request
+    batch: int = 1000,       # rows in a large one
+    seconds: float = 6,      # for all three runs
+    allow_remote: bool = False,
+    **more: Any,             # what else is known: start_s, artefact_mb, environment_mb, onnx
+) -> Measured:
+    "What one endpoint does on this machine. Raises `EndpointError` when it answers nothing."
+    common = dict(key=key, allow_remote=allow_remote)
+    alone = bench(url, seconds=seconds / 3, connections=1, rows=rows, **common)
+    busy = bench(url, seconds=seconds / 2, connections=8, rows=rows, **common)
+    large = bench(url, seconds=seconds / 6, connections=1, rows=batch, **common)
+    for run in (alone, busy):
+        if run.interrupted: raise KeyboardInterrupt
+        if not run.requests: raise EndpointError(f"{run.url}: got no prediction ({run.answers}), expected answers to measure")
+    p50 = alone.latencies.percentile(50)
+    return Measured(
+        p50, alone.latencies.percentile(95), busy.cpu_ms or p50, rows,
+        batch_rows=batch if large.requests and large.cpu_ms else None, batch_cpu_ms=large.cpu_ms if large.requests else None,
+        memory_start_mb=alone.server_memory_mb, memory_peak_mb=large.server_peak_mb or busy.server_peak_mb,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        memory_gb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None,
+        **more)

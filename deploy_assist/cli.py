@@ -506,6 +506,42 @@ def _bench(url: str, key_file: Path | None, remote: bool, **told: Any) -> Answer
     found = bench(url, key=_key_in(key_file) if key_file else None, allow_remote=remote, **told)
     return Answer(found.to_dict(), str(found), 130 if found.interrupted else 1 if found.errors or not found.requests else 0)
 
+# %% ../nbs/31_cli.ipynb #cli-adv02
+def _numbers(words: tuple[str, ...], option: str) -> dict[str, float]:
+    "NAME=NUMBER, as often as given."
+    try: return {name.strip(): float(value) for name, value in (word.split("=") for word in words)}
+    except ValueError: raise click.UsageError(f"{option}: got {' '.join(words)}, expected NAME=NUMBER") from None
+
+@command("advise")
+@click.argument("source", metavar="SOURCE_OR_URL")
+@click.option("--requests-per-s", type=float, required=True, help="At the peak.")
+@click.option("--average-per-s", type=float, help="Over a month: steady or bursty?")
+@click.option("--rows-per-request", default=1, show_default=True, help="Rows in each request.")
+@click.option("--p95-ms", type=float, help="19 of 20 requests are answered within it.")
+@click.option("--growth", default=1.0, show_default=True, help="Times the load of today.")
+@click.option("--utilisation", default=0.6, show_default=True, help="How full a core may be at the peak.")
+@click.option("--min-replicas", default=2, show_default=True, help="1: a pause at each update and failure.")
+@click.option("--budget", type=float, help="A month, in the currency of your prices.")
+@click.option("--price", "prices", multiple=True, metavar="NAME=NUMBER", help="core_hour, gb_hour or replica_month.")
+@click.option("--currency", default="", help="A word for the text.")
+@click.option("--data-residency", metavar="WHERE", help="on-premises, a country, a region.")
+@click.option("--offline", is_flag=True, help="There is no connection to the outside.")
+@click.option("--base-image-mb", type=float, help="Size of the container's base image, uncompressed.")
+@click.option("--device", multiple=True, metavar="NAME=NUMBER", help="Of an edge device: memory_mb, disk_mb, speed.")
+@click.option("--key-file", metavar="FILE", type=_file, help="The key that the endpoint wants is on its first line.")
+@click.option("--seconds", default=6.0, show_default=True, help="Of measuring.")
+def _advise(source: str, prices: tuple, device: tuple, key_file: Path | None, **told: Any) -> Answer:
+    """Where to run it? Measured on this machine; exit code 1 when the latency cannot be met.
+
+    \b
+    Example:
+      deploy-assist advise bundle --requests-per-s 200 --p95-ms 50
+      deploy-assist advise bundle --requests-per-s 200 --budget 100 --price core_hour=0.04 --price gb_hour=0.005"""
+    from deploy_assist.check import advise
+    found = advise(source, key=_key_in(key_file) if key_file else None, prices=_numbers(prices, "--price"),
+                   device=_numbers(device, "--device") or None, **told)
+    return Answer(found.to_dict(), str(found), 0 if found.is_feasible else 1)
+
 # %% ../nbs/31_cli.ipynb #4f89eedb
 report_codes = {"keep": 0, "watch": 10, "cannot tell": 10, "retrain": 20, "roll back": 20}
 
