@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 _home = {  # verb or class -> the module that it lives in
     "prepare": "prepare", "Release": "release", "load_release": "release",
-    "check": "check", "Readiness": "check",
+    "check": "check", "Readiness": "check", "advise": "check", "Advice": "advice",
     "register": "registry", "promote": "registry", "rollback": "registry", "history": "registry",
     "serve": "server", "Endpoint": "server", "Client": "client",
     "demo": "demo", "Demo": "demo",

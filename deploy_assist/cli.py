@@ -482,6 +482,66 @@ def _key_list(file: Path | None) -> Answer:
     def line(r): return f"{r['id']}  {r['state']:<7}  {','.join(r['scopes']):<16}  {r['expires'] or 'no end':<25}  {r['name']}"
     return Answer(rows, "\n".join(map(line, rows)) or "no keys; deploy-assist key create NAME makes one")
 
+# %% ../nbs/31_cli.ipynb #cli-bench2
+@command("bench")
+@click.argument("url")
+@click.option("--seconds", default=5.0, show_default=True, help="How long.")
+@click.option("--connections", default=8, show_default=True, help="Each has one request under way.")
+@click.option("--rows", default=1, show_default=True, help="In each request.")
+@click.option("--requests", type=int, help="At most so many.")
+@click.option("--rate", type=float, help="Requests a second; default: as many as are answered.")
+@click.option("--key-file", metavar="FILE", type=_file, help="The key that the endpoint wants is on its first line.")
+@click.option("--seed", default=0, show_default=True, help="Of the rows.")
+@click.option("--remote", is_flag=True, help="URL may be another machine, and is yours to load.")
+def _bench(url: str, key_file: Path | None, remote: bool, **told: Any) -> Answer:
+    """Load an endpoint with rows drawn from its schema; Ctrl-C shows what was measured so far.
+
+    The rows are logged like real ones: take an endpoint that keeps no log, or one of its own.
+
+    \b
+    Example:
+      deploy-assist serve bundle --no-log --port 8000 &
+      deploy-assist bench http://127.0.0.1:8000 --seconds 10 --rows 100"""
+    from deploy_assist.bench import bench
+    found = bench(url, key=_key_in(key_file) if key_file else None, allow_remote=remote, **told)
+    return Answer(found.to_dict(), str(found), 130 if found.interrupted else 1 if found.errors or not found.requests else 0)
+
+# %% ../nbs/31_cli.ipynb #cli-adv02
+def _numbers(words: tuple[str, ...], option: str) -> dict[str, float]:
+    "NAME=NUMBER, as often as given."
+    try: return {name.strip(): float(value) for name, value in (word.split("=") for word in words)}
+    except ValueError: raise click.UsageError(f"{option}: got {' '.join(words)}, expected NAME=NUMBER") from None
+
+@command("advise")
+@click.argument("source", metavar="SOURCE_OR_URL")
+@click.option("--requests-per-s", type=float, required=True, help="At the peak.")
+@click.option("--average-per-s", type=float, help="Over a month: steady or bursty?")
+@click.option("--rows-per-request", default=1, show_default=True, help="Rows in each request.")
+@click.option("--p95-ms", type=float, help="19 of 20 requests are answered within it.")
+@click.option("--growth", default=1.0, show_default=True, help="Times the load of today.")
+@click.option("--utilisation", default=0.6, show_default=True, help="How full a core may be at the peak.")
+@click.option("--min-replicas", default=2, show_default=True, help="1: a pause at each update and failure.")
+@click.option("--budget", type=float, help="A month, in the currency of your prices.")
+@click.option("--price", "prices", multiple=True, metavar="NAME=NUMBER", help="core_hour, gb_hour or replica_month.")
+@click.option("--currency", default="", help="A word for the text.")
+@click.option("--data-residency", metavar="WHERE", help="on-premises, a country, a region.")
+@click.option("--offline", is_flag=True, help="There is no connection to the outside.")
+@click.option("--base-image-mb", type=float, help="Size of the container's base image, uncompressed.")
+@click.option("--device", multiple=True, metavar="NAME=NUMBER", help="Of an edge device: memory_mb, disk_mb, speed.")
+@click.option("--key-file", metavar="FILE", type=_file, help="The key that the endpoint wants is on its first line.")
+@click.option("--seconds", default=6.0, show_default=True, help="Of measuring.")
+def _advise(source: str, prices: tuple, device: tuple, key_file: Path | None, **told: Any) -> Answer:
+    """Where to run it? Measured on this machine; exit code 1 when the latency cannot be met.
+
+    \b
+    Example:
+      deploy-assist advise bundle --requests-per-s 200 --p95-ms 50
+      deploy-assist advise bundle --requests-per-s 200 --budget 100 --price core_hour=0.04 --price gb_hour=0.005"""
+    from deploy_assist.check import advise
+    found = advise(source, key=_key_in(key_file) if key_file else None, prices=_numbers(prices, "--price"),
+                   device=_numbers(device, "--device") or None, **told)
+    return Answer(found.to_dict(), str(found), 0 if found.is_feasible else 1)
+
 # %% ../nbs/31_cli.ipynb #4f89eedb
 report_codes = {"keep": 0, "watch": 10, "cannot tell": 10, "retrain": 20, "roll back": 20}
 
