@@ -1404,6 +1404,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'deploy_assist.schema._is_missing': ('schema.html#_is_missing', 'deploy_assist/schema.py'),
                                       'deploy_assist.schema._is_numeric': ('schema.html#_is_numeric', 'deploy_assist/schema.py'),
                                       'deploy_assist.schema._item': ('schema.html#_item', 'deploy_assist/schema.py'),
+                                      'deploy_assist.schema._item_types': ('schema.html#_item_types', 'deploy_assist/schema.py'),
                                       'deploy_assist.schema._kinds': ('schema.html#_kinds', 'deploy_assist/schema.py'),
                                       'deploy_assist.schema._levels': ('schema.html#_levels', 'deploy_assist/schema.py'),
                                       'deploy_assist.schema._levels_type': ('schema.html#_levels_type', 'deploy_assist/schema.py'),

@@ -115,7 +115,8 @@ def _family(c: Column) -> str:
     "The kind of value that a column takes."
     if c.type == "category":
         kinds = {type(v) for v in c.categories or ("",)}
-        return "string" if kinds == {str} else "boolean" if kinds == {bool} else "integer" if kinds == {int} else "float"
+        names = {str: "string", bool: "boolean", int: "integer"}
+        return names.get(kinds.pop(), "float") if len(kinds) == 1 else "float"
     if c.type == "datetime": return "datetime with zone" if "," in c.dtype or "tz=" in c.dtype else "datetime"
     return "string" if c.type == "text" else c.type
 
@@ -172,8 +173,8 @@ def _ordinary(s: pd.Series) -> pd.Series:
     if kind.startswith("halffloat"): return pd.Series(s.to_numpy("float32", na_value=np.nan), name=s.name)
     if kind.startswith("dictionary"): return s.astype(object).astype("category")
     if kind.startswith("string_view"):
-        raise SchemaError(f"column {s.name!r}: got Arrow string views, which pandas cannot select from, expected strings: "
-                          f"X[{s.name!r}] = X[{s.name!r}].astype('str'), and fit the model again")
+        raise SchemaError(f"column {s.name!r}: got Arrow string views, which pandas cannot select from, expected "
+                          f"strings: X[{s.name!r}] = X[{s.name!r}].astype('str'), and fit the model again")
     odd = kind.startswith(("decimal", "date", "null")) or "list<" in kind
     return s.astype(object) if odd else s
 
@@ -222,11 +223,19 @@ def _dtype_name(s: pd.Series, values: pd.Series, kind: str) -> str:
         return "object, tz=UTC" if zoned.pop() else name
     return "decimal" if {type(v).__name__ for v in values} == {"Decimal"} else name
 
+def _item_types(values: pd.Series) -> set[type]:
+    "The types of the numbers in a column's lists."
+    types: set = set()
+    for v in values:
+        same = isinstance(v, np.ndarray) and v.ndim == 1 and v.dtype.kind != "O"
+        types.update([v.dtype.type] if same else map(type, v))
+    return types
+
 def _cells_name(name: str, values: pd.Series) -> str:
     "How the lists in the cells of an object column are kept: list, tuple or array, and of which numbers."
     kinds = {type(v) for v in values}
     if kinds == {np.ndarray}: return f"array[{np.result_type(*{v.dtype for v in values})}]"
-    numbers = "integer" if all(isinstance(x, Integral) for v in values for x in v) else "float"
+    numbers = "integer" if all(issubclass(t, Integral) for t in _item_types(values)) else "float"
     return f"{'tuple' if kinds == {tuple} else 'list'}[{numbers}]"
 
 # %% ../nbs/01_schema.ipynb #072db61b
@@ -235,15 +244,17 @@ _SAYS = {
     "ip address": r"ip ?(v[46] ?)?(address|addr|adresse)|^(client |remote |user |source |src )?ip(v[46])?$",
     "phone": r"(tele|cell ?|mobile ?)?phone|telefon[eo]?|telefoon|tel|handy|movil|cellulare|fax"
              r"|telefonnummer|telefoonnummer|handynummer|^mobile( (number|no|nr))?$",
-    "national id": r"ssn|social security|passport|national id|nino|nir|dni|nie|cpf|bsn|burgerservicenummer|nhs (number|no)"
-                   r"|steuer ?id|steueridentifikationsnummer|steuernummer|personalausweis(nummer)?|tax ?(id|number)"
+    "national id": r"ssn|social security|passport|national id|nino|nir|dni|nie|cpf|bsn|burgerservicenummer"
+                   r"|nhs (number|no)|steuer ?id|steueridentifikationsnummer|steuernummer|personalausweis(nummer)?"
+                   r"|tax ?(id|number)"
                    r"|codice ?fiscale|securite sociale|driv(er s?|ers|ing) licen[cs]e|identity card",
     "name": r"(first|last|full|given|family|middle|maiden|sur|user) ?name"
             r"|(customer|patient|client|person|employee|contact|owner|holder|student|member) name"
             r"|surname|vorname|nachname|familienname|prenom|nom de famille|apellidos?|cognome|voornaam|achternaam"
             r"|^(name|nom|nombre|nome|naam)$",
-    "birth date": r"(birth|born) ?(date|day|dt|year)|date ?of ?birth|year ?of ?birth|dob|geburts(datum|tag|jahr)|geboren"
-                  r"|(date|annee) (de )?naissance|fecha (de )?nacimiento|data (di )?nascita|geboorte(datum|dag|jaar)",
+    "birth date": r"(birth|born) ?(date|day|dt|year)|date ?of ?birth|year ?of ?birth|dob|geburts(datum|tag|jahr)"
+                  r"|geboren|(date|annee) (de )?naissance|fecha (de )?nacimiento"
+                  r"|data (di )?nascita|geboorte(datum|dag|jaar)",
     "postcode": r"post(al)? ?code|zip ?code|^zip$|plz|postleitzahl|code postal|codigo postal|codice postale",
     "address": r"address|street|strasse|adresse|adres|straat|direccion|indirizzo|domicilio",
     "account": r"iban|(credit|debit|bank) ?card|card ?(number|no)|(bank )?account ?(number|no)|kreditkarte(nnummer)?"
@@ -338,7 +349,8 @@ def _content_kind(values: Sequence) -> str | None:
     for kind, pattern, test in (*_FORMS, *_SPACED_FORMS):
         if len(unique) < (2 if kind == "e-mail" else 5): continue
         seen = unique if (kind, pattern, test) in _SPACED_FORMS else [v.replace(" ", "") for v in unique]
-        if sum(bool(re.fullmatch(pattern, v)) and (test is None or test(v)) for v in seen) > 0.8 * len(seen): return kind
+        fits = sum(bool(re.fullmatch(pattern, v)) and (test is None or test(v)) for v in seen)
+        if fits > 0.8 * len(seen): return kind
     words = sum(bool(re.fullmatch(r"[^\W\d_a-z]\S*[^\W\d_]( [^\W\d_a-z]\S*[^\W\d_]){1,2}", v)) for v in texts)
     firsts, lasts = {v.split()[0] for v in texts if v}, {v.split()[-1] for v in texts if v}
     varied = len(unique) > 0.9 * len(texts) and min(len(firsts), len(lasts)) > 0.5 * len(texts)
@@ -346,13 +358,14 @@ def _content_kind(values: Sequence) -> str | None:
 
 # %% ../nbs/01_schema.ipynb #se000006
 _DIGITS = {"phone": 7, "national id": 6, "account": 8, "postcode": 3, "birth date": 4}  # at least, when kept as numbers
+_FLAGS = frozenset("y n yes no t f true false 0 1 on off ja nein nee oui non si s o j none unknown".split()) | {""}
 
 def _may_hold(kind: str, values: Sequence) -> bool:
     "Can a column with such values hold this kind of data?"
     numbers = [v for v in values if isinstance(v, Real)]
     if not numbers:
         texts = [v for v in values if isinstance(v, str)]
-        return any(len(v) > 3 for v in texts) if texts else kind == "birth date" or not values
+        return not {v.lower() for v in texts} <= _FLAGS if texts else kind == "birth date" or not values
     if any(isinstance(v, bool) or not float(v).is_integer() for v in numbers) or kind not in _DIGITS: return False
     return sorted(len(str(abs(int(v)))) for v in numbers)[len(numbers) // 2] >= _DIGITS[kind]
 
@@ -367,8 +380,8 @@ def suggest_sensitivity(
     kind = _content_kind(values) if values else None
     return None if kind == "name" and set(_words(name)) & _THINGS else kind
 
-_THINGS = frozenset("""product company brand city town state region country title book movie song artist team station species
-    job occupation department school hospital university model item drug disease diagnosis street""".split())
+_THINGS = frozenset("""product company brand city town state region country title book movie song artist team station
+    species job occupation department school hospital university model item drug disease diagnosis street""".split())
 
 # %% ../nbs/01_schema.ipynb #9d8861cd
 def plain(v: Any) -> Any:
@@ -408,7 +421,8 @@ def _categories(s: pd.Series, values: pd.Series) -> dict:
     counted = values.astype(str if isinstance(s.dtype, pd.PeriodDtype) else object).value_counts()
     order = sorted(counted.items(), key=lambda kv: (-kv[1], str(kv[0])))
     found = {plain(k): int(n) for k, n in order}
-    if isinstance(s.dtype, pd.CategoricalDtype): found |= {plain(c): 0 for c in s.dtype.categories if plain(c) not in found}
+    if isinstance(s.dtype, pd.CategoricalDtype):
+        found |= {k: 0 for c in s.dtype.categories if (k := plain(c)) not in found}
     return dict(categories=tuple(found), counts=tuple(found.values()))
 
 # %% ../nbs/01_schema.ipynb #rt000005
@@ -429,9 +443,10 @@ def _lists(name: str, values: pd.Series) -> dict:
     if len(sizes) > 1:
         raise SchemaError(f"column {name!r}: got lists of {min(sizes)} to {max(sizes)} numbers, expected one length: "
                           f"cut or fill them, and fit the model again")
-    wrong = next((x for v in values for x in v if isinstance(x, (bool, np.bool_)) or not isinstance(x, Real)
-                  or not math.isfinite(x)), None)
-    if wrong is not None:
+    good = all(issubclass(t, Real) and t is not bool for t in _item_types(values))
+    if not good or not np.isfinite(np.array(values.tolist(), dtype=float)).all():
+        wrong = next(x for v in values for x in v if isinstance(x, (bool, np.bool_)) or not isinstance(x, Real)
+                     or not math.isfinite(x))
         raise SchemaError(f"column {name!r}: got a list that holds {plain(wrong)!r} ({type(wrong).__name__}), expected "
                           f"lists of finite numbers: convert the column, and fit the model again")
     return dict(size=next(iter(sizes), None), distinct=len(values), examples=tuple(tuple(plain(v)) for v in values[:1]))
@@ -465,7 +480,8 @@ def learn_column(
     distinct = int(values.nunique())
     first = values[~values.duplicated()].iloc[:5]
     if kind in ("integer", "float"): col |= _numbers(kind, values)
-    elif kind in ("date", "datetime") and len(values): col |= dict(minimum=plain(values.min()), maximum=plain(values.max()))
+    elif kind in ("date", "datetime") and len(values):
+        col |= dict(minimum=plain(values.min()), maximum=plain(values.max()))
     elif kind in ("category", "boolean"): col |= _categories(plainer, values)
     col |= _levels(s.dtype, col.get("categories"))
     some = values.iloc[::len(values) // 500 + 1].astype(object)
@@ -473,7 +489,7 @@ def learn_column(
     if sensitive: col |= dict(sensitivity=sensitive, sensitivity_by="suggestion")
     if sensitive in ("phone", "national id", "account"):  # here a quantile is somebody's number
         col |= dict(minimum=None, maximum=None, quantiles=None, median=None)
-    else: col["examples"] = tuple(p for v in first if (p := plain(v)) not in (math.inf, -math.inf))
+    if not sensitive: col["examples"] = tuple(p for v in first if (p := plain(v)) not in (math.inf, -math.inf))
     return Column(**col, distinct=distinct, constant=distinct <= 1,
                   high_cardinality=kind in ("category", "string") and distinct > MANY,
                   id_like=_looks_like_id(s.name, kind, values, distinct))
@@ -525,8 +541,8 @@ def as_frame(
     if hasattr(X, "to_pandas") and not isinstance(X, (pd.DataFrame, pd.Series)):
         try: X = X.to_pandas()
         except (ValueError, TypeError, NotImplementedError) as e:
-            raise SchemaError(f"X: got a {type(X).__name__} that pandas cannot hold ({e}), expected columns of numbers, "
-                              f"strings, booleans, dates or lists of numbers: convert them") from None
+            raise SchemaError(f"X: got a {type(X).__name__} that pandas cannot hold ({e}), expected columns of "
+                              f"numbers, strings, booleans, dates or lists of numbers: convert them") from None
     if hasattr(X, "toarray"): X = X.toarray()
     form = "frame"
     if isinstance(X, pd.Series):
@@ -850,8 +866,10 @@ def _is_as_trained(self: Schema, X: pd.DataFrame) -> bool:
         s = X[c.name]
         if c.type in ("date", "list") or c.dtype.startswith(("object", "decimal", "dictionary")): return False
         if _dtype_name(s, s, c.type) != c.dtype or (c.type == "category" and c.unseen != "pass"): return False
-        if c.dtype.startswith("category") and s.dtype != _categorical(c, []).dtype: return False
-        if c.dtype.startswith("category") and (c.low is not None or c.high is not None): return False
+        if c.dtype.startswith("category"):
+            trained = _categorical(c, []).dtype
+            same = s.dtype.ordered == trained.ordered and s.dtype.categories.equals(trained.categories)
+            if c.is_numeric or not same: return False
         if not c.nullable and s.isna().any(): return False
         if c.type == "float" and np.isinf(s.to_numpy(dtype=float, na_value=np.nan)).any(): return False
         if c.low is not None and (s < c.low).any(): return False
@@ -925,7 +943,8 @@ def marks(
 Schema.marks = marks
 
 # %% ../nbs/01_schema.ipynb #2dc3374d
-_EDITABLE = ("low", "high", "unit", "help", "sensitivity", "policy", "unseen", "nullable", "categories", "examples", "type")
+_EDITABLE = ("low", "high", "unit", "help", "sensitivity", "policy", "unseen", "nullable", "categories", "examples",
+             "type")
 
 def _check_edit(old: Column, key: str, value: Any) -> None:
     "Raise `ConfigError` for a setting that makes no sense by itself."
@@ -977,8 +996,8 @@ def edit(
     old = self[column]
     for key, value in changes.items(): _check_edit(old, key, value)
     if "categories" in changes:
-        changes["categories"] = None if changes["categories"] is None else tuple(plain(v) for v in changes["categories"])
-        changes["counts"] = None
+        given = changes["categories"]
+        changes |= dict(categories=None if given is None else tuple(map(plain, given)), counts=None)
     if "examples" in changes: changes["examples"] = tuple(changes["examples"] or ())
     if "sensitivity" in changes:
         changes["sensitivity"] = changes["sensitivity"] or None
@@ -1011,7 +1030,8 @@ def edits(
             again = again.edit(old.name, **out[old.name])
     except ConfigError: again = None
     if again != self:
-        raise ConfigError("edits: got two schemas learnt from different data, expected one and its edits; see compare()")
+        raise ConfigError("edits: got two schemas learnt from different data, expected one and its edits: "
+                          "see compare()")
     return out
 
 def as_code(
@@ -1138,7 +1158,9 @@ def example(self: Schema, n: int = 1) -> list[dict]:
         elif c.type == "boolean": return False
         elif c.type == "list": return [0.0] * (c.size or 1) if not c.examples else list(c.examples[0])
         elif c.examples: return c.examples[0]
-        elif c.type in ("date", "datetime"): return c.maximum
+        elif c.type in ("date", "datetime"):  # a birth date would be somebody's: the first day of its year
+            hidden = c.maximum and (c.sensitivity or c.policy != "keep")
+            return f"{c.maximum[:4]}-01-01{c.maximum[10:]}" if hidden else c.maximum
         else: return None if c.nullable else "text"
         if c.low is not None: v = max(v, c.low)
         return v if c.high is None else min(v, c.high)
@@ -1175,7 +1197,7 @@ def _property(c: Column) -> dict:
     return kind | {"description": "; ".join(said)}
 
 def json_schema(self: Schema) -> dict:
-    "JSON Schema (2020-12) of one row, with units, observed ranges and examples as descriptions; in OpenAPI 3.1 its component."
+    "JSON Schema (2020-12) of one row, with what was observed as descriptions; in OpenAPI 3.1 the row's component."
     return {"type": "object", "properties": {c.name: _property(c) for c in self.columns}, "required": self.names,
             "additionalProperties": False}
 
@@ -1190,7 +1212,7 @@ def _identifiers(
     "An ASCII identifier for each name."
     def tame(name):
         flat = unicodedata.normalize("NFKD", name.replace("\u00df", "ss")).encode("ascii", "ignore").decode()
-        flat = re.sub(r"^_+", "", re.sub(r"\W+", "_", flat)).rstrip("_") if flat != name or not flat.isidentifier() else flat
+        if flat != name or not flat.isidentifier(): flat = re.sub(r"\W+", "_", flat).strip("_")
         flat = re.sub(r"^__+", "_", flat) or "column"
         return lead + flat if flat[0].isdigit() or lead != "_" and flat[0] == "_" else flat
     used, out = set(taken), {}
@@ -1216,18 +1238,19 @@ def graphql_type(self: Schema, name: str = "RowInput") -> str:
         if c.type == "list": item = f"[{'Int' if _item(c).type == 'integer' else 'Float'}!]"
         return item + ("" if c.nullable else "!")
     def said(c): return json.dumps(c.help or c.expected(), ensure_ascii=False)
-    lines = [f"  {said(self[column])}\n  {field}: {kind(self[column])}" for field, column in self.graphql_names().items()]
+    fields = [(field, self[column]) for field, column in self.graphql_names().items()]
+    lines = [f"  {said(c)}\n  {field}: {kind(c)}" for field, c in fields]
     return "\n".join([f"input {name} {{", *lines, "}"])
 
 Schema.graphql_names, Schema.graphql_type = graphql_names, graphql_type
 
 # %% ../nbs/01_schema.ipynb #ou000008
 _PYTHON = {"integer": int, "float": float, "boolean": bool, "date": date, "datetime": datetime,
-           "datetime with zone": datetime, "list": list[float]}
+           "datetime with zone": datetime}
 
 def _annotation(c: Column) -> Any:
     "The Python type of a column's canonical values."
-    kind = _PYTHON.get(_family(c), str)
+    kind = list[_PYTHON[_item(c).type]] if c.type == "list" else _PYTHON.get(_family(c), str)
     if c.type == "category" and c.unseen == "error" and c.categories and kind is not float: kind = Literal[c.categories]
     return kind | None if c.nullable or c.unseen == "missing" and c.type == "category" else kind
 
@@ -1239,7 +1262,7 @@ def pydantic_model(self: Schema, name: str = "Row") -> type:
             try: return _check_columns(Schema((c,)), {c.name: [v]})[c.name][0]
             except SchemaError as e: raise ValueError("got {got}, expected {expected}".format(**e.errors[0])) from None
         described = pydantic.WithJsonSchema(_property(c))
-        return Annotated[_annotation(c), pydantic.PlainValidator(value), described], pydantic.Field(alias=c.name)
+        return Annotated[_annotation(c), pydantic.BeforeValidator(value), described], pydantic.Field(alias=c.name)
     names = _identifiers(self.names, (*dir(pydantic.BaseModel), *keyword.kwlist, *keyword.softkwlist), lead="c_")
     config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
     return pydantic.create_model(name, __config__=config, **{names[c.name]: field(c) for c in self.columns})
