@@ -1276,6 +1276,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'deploy_assist.rows._Numbers.are_fine': ('rows.html#_numbers.are_fine', 'deploy_assist/rows.py'),
                                     'deploy_assist.rows._as_block_line': ('rows.html#_as_block_line', 'deploy_assist/rows.py'),
                                     'deploy_assist.rows._as_texts': ('rows.html#_as_texts', 'deploy_assist/rows.py'),
+                                    'deploy_assist.rows._checked': ('rows.html#_checked', 'deploy_assist/rows.py'),
                                     'deploy_assist.rows._is_simple': ('rows.html#_is_simple', 'deploy_assist/rows.py'),
                                     'deploy_assist.rows._is_truth': ('rows.html#_is_truth', 'deploy_assist/rows.py'),
                                     'deploy_assist.rows._is_whole': ('rows.html#_is_whole', 'deploy_assist/rows.py'),

@@ -537,7 +537,8 @@ def export(
     "The model as ONNX, if that answers like the model. Does not raise: a model without an export is still a good model."
     if find_spec("skl2onnx") is None or find_spec("onnxruntime") is None: return Export(None, "onnx extra not installed")
     with _one_at_a_time, _quiet():
-        gate = rows if isinstance(rows, Gate) else Gate.of(model, schema, rows)
+        try: gate = rows if isinstance(rows, Gate) else Gate.of(model, schema, rows)
+        except Exception as e: return Export(None, f"not exportable: {_first_sentence(e)}")  # no answers to compare with
         first = ""
         for as_floats in (False, True):
             try:
