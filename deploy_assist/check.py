@@ -1350,11 +1350,14 @@ def advise(
         return advice_for(measure(url, key=key or getattr(what, "key", None), **load), needs)
     with tempfile.TemporaryDirectory(prefix="deploy-assist-advise-", ignore_cleanup_errors=True) as home:
         folder = _bundle_of(what, Path(home))[0]
-        release, start = load_release(folder), time.monotonic()
+        release = load_release(folder)
+        has_onnx = "model.onnx" in release.parts
+        packages = ["deploy_assist", *["onnxruntime"] * has_onnx, *(r.partition("==")[0] for r in release.requirements)]
+        start = time.monotonic()
         with serve(folder, log=f"sqlite:///{home}/log.db", home=home) as endpoint:
             seen = measure(
-                endpoint.url, **load, start_s=time.monotonic() - start, onnx="model.onnx" in release.parts,
+                endpoint.url, **load, start_s=time.monotonic() - start, onnx=has_onnx,
                 artefact_mb=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
-                environment_mb=installed_mb(["deploy_assist", *(r.partition("==")[0] for r in release.requirements)]),
+                environment_mb=installed_mb(packages),
             )
     return advice_for(seen, needs)
