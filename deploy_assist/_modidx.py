@@ -189,6 +189,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'deploy_assist.demo.link_to': ('demo.html#link_to', 'deploy_assist/demo.py'),
                                     'deploy_assist.demo.linked_row': ('demo.html#linked_row', 'deploy_assist/demo.py'),
                                     'deploy_assist.demo.make_field': ('demo.html#make_field', 'deploy_assist/demo.py'),
+                                    'deploy_assist.demo.mounted': ('demo.html#mounted', 'deploy_assist/demo.py'),
                                     'deploy_assist.demo.page_style': ('demo.html#page_style', 'deploy_assist/demo.py'),
                                     'deploy_assist.demo.parameter_names': ('demo.html#parameter_names', 'deploy_assist/demo.py'),
                                     'deploy_assist.demo.picture_of': ('demo.html#picture_of', 'deploy_assist/demo.py'),

@@ -10,8 +10,10 @@ __all__ = ['Predictor', 'predict', 'answer', 'feedback', 'rate_of', 'Settings', 
 import asyncio, atexit, hmac, json, math, os, re, secrets, signal, socket, subprocess, sys, threading, time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from html import escape
+from importlib import import_module
 from importlib.resources import files as package_files
 from ipaddress import ip_address
 from pathlib import Path
@@ -279,10 +281,13 @@ class Settings:
     rate: str | None = (
         None  # such as "100/minute", for each key or, without one, each client's address; in each process
     )
+    demo: bool = False  # the demo page at /demo; where there is a key, it is the page's password
 
     def __post_init__(self):
         if self.rate is not None:
             rate_of(self.rate)
+        if self.root_path and not re.fullmatch(r"(/[\w.~-]+)+", self.root_path):
+            raise ConfigError(f"root_path: got {self.root_path!r}, expected a prefix such as '/models/risk'")
 
 @dataclass
 class Call:
@@ -306,8 +311,8 @@ class Call:
 class App:
     "The endpoint as an ASGI application."
 
-    def __init__(self, predictor: Predictor, settings: Settings):
-        self.predictor, self.settings = predictor, settings
+    def __init__(self, predictor: Predictor, settings: Settings, page: Any = None):
+        self.predictor, self.settings, self.page = predictor, settings, page  # page: an ASGI application for /demo
         self.workers = 2
         self.pool = ThreadPoolExecutor(max_workers=self.workers, thread_name_prefix="predict")
         self.metrics, self.stopping = Metrics(), False
@@ -352,9 +357,13 @@ class App:
             return await self._lifespan(receive, send)
         if scope["type"] != "http":
             return
+        path, root = _path(scope["path"], self.settings.root_path), self.settings.root_path
+        if self.page is not None and path.split("/")[1] == "demo":
+            at = root + scope["path"].removeprefix(root)
+            return await self.page(scope | {"root_path": root, "path": at, "raw_path": at.encode()}, receive, send)
         call = Call(
             scope["method"],
-            _path(scope),
+            path,
             {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]},
             scope["query_string"].decode("latin-1"),
             client=(scope.get("client") or ("",))[0],
@@ -373,9 +382,9 @@ class App:
         await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else body})
 
 # %% ../nbs/20_server.ipynb #12f39e66
-def _path(scope) -> str:
-    path, root = scope["path"], scope.get("root_path") or ""
-    if root and path.startswith(root): path = path[len(root):]
+def _path(path: str, root: str) -> str:
+    "A path without the prefix, which a proxy may have taken away or not, and without a slash at its end."
+    if root and (path == root or path.startswith(root + "/")): path = path[len(root):]
     return path.rstrip("/") or "/"
 
 def _route(self: App, path: str) -> str:
@@ -755,18 +764,22 @@ async def _docs(self: App, call: Call) -> tuple:
     page = package_files("deploy_assist").joinpath("templates/docs.html").read_text(encoding="utf-8")
     return 200, "text/html; charset=utf-8", page.replace("{{ name }}", escape(self.predictor.name)).encode(), _CSP
 
-async def _root(self: App, call: Call) -> tuple: return 307, "text/plain", b"", {"Location": "docs"}
+async def _root(self: App, call: Call) -> tuple:
+    return 307, "text/plain", b"", {"Location": f"{self.settings.root_path}/docs"}
 
 async def _lifespan(self: App, receive, send) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup": await send({"type": "lifespan.startup.complete"})
-        else:
-            self.stopping = True
-            self.pool.shutdown(wait=True)
-            if self.predictor.log is not None: await asyncio.to_thread(self.predictor.log.close)
-            await send({"type": "lifespan.shutdown.complete"})
-            return
+    async with AsyncExitStack() as stack:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                if self.page is not None: await stack.enter_async_context(self.page.router.lifespan_context(self.page))
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                self.stopping = True
+                self.pool.shutdown(wait=True)
+                if self.predictor.log is not None: await asyncio.to_thread(self.predictor.log.close)
+                await send({"type": "lifespan.shutdown.complete"})
+                return
 
 App.openapi, App.docs, App.root, App._lifespan = _openapi, _docs, _root, _lifespan
 
@@ -817,7 +830,10 @@ def run(
     "Serve a bundle on an open socket until the process is told to stop."
     import uvicorn
     log = open_log(settings.log, settings.home)
-    app = App(Predictor(folder, log, version=version, alias=alias, model_id=model_id), settings)
+    predictor, page = Predictor(folder, log, version=version, alias=alias, model_id=model_id), None
+    if settings.demo:  # a higher floor, and Gradio: imported only when a person asks for the page
+        page = import_module("deploy_assist.demo").mounted(predictor, settings.key, settings.root_path)
+    app = App(predictor, settings, page)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -825,7 +841,6 @@ def run(
         server_header=False,
         date_header=False,
         lifespan="on",
-        root_path=settings.root_path,
         timeout_graceful_shutdown=10,
         timeout_keep_alive=30,
         ws="none",
@@ -927,18 +942,19 @@ def _bundle_of(what: Any, home: Path) -> tuple[Path, dict]:
 
 # %% ../nbs/20_server.ipynb #5785ed40
 def serve(
-    what: Release | str | Path,   # a release, a bundle's folder, "models:/NAME@ALIAS" or "models:/NAME/VERSION"
+    what: Release | str | Path,  # a release, a bundle's folder, "models:/NAME@ALIAS" or "models:/NAME/VERSION"
     *,
-    port: int = 0,                # 0: any free one
+    port: int = 0,  # 0: any free one
     host: str = "127.0.0.1",
     key: str | bool | None = None,  # callers must send it; True makes one; needed when the host is not loopback
     log: str | bool | None = None,  # the prediction log's URL; None: the default log; False: none
     home: str | Path | None = None,  # for spool and server log; default: the home folder
-    start_s: float = 60,          # how long to wait until it is ready
-    **options,                    # more of Settings: max_body_mb, max_rows, timeout_s, root_path
+    start_s: float = 60,  # how long to wait until it is ready
+    **options,  # more of Settings: max_body_mb, max_rows, timeout_s, max_queue, rate, details, demo, root_path
 ) -> Endpoint:
     "Start an endpoint in the background; it ends with this process. Raises `EndpointError` when it does not get ready."
-    if key is True: key = secrets.token_urlsafe(24)
+    if key is True:
+        key = secrets.token_urlsafe(24)
     if key is not None and (not isinstance(key, str) or len(key) < 8):
         raise ConfigError("key: got a short or empty one, expected at least 8 characters, or True to make one")
     if not is_loopback(host) and not key:
@@ -998,8 +1014,11 @@ def serve(
             log_file,
             schema.example()[0],
         )
-    try: _wait_until_ready(endpoint, start_s)
-    except BaseException: endpoint.stop(); raise
+    try:
+        _wait_until_ready(endpoint, start_s)
+    except BaseException:
+        endpoint.stop()
+        raise
     return endpoint
 
 # %% ../nbs/20_server.ipynb #fdc89437

@@ -424,7 +424,7 @@ OTHERS = {
         {"query": "query A { model { ...f } } fragment f on Model { ...f }"}, {"query": MUTATION},
         {"query": MUTATION, "variables": {"rows": 1}},
         {"query": "mutation { a: predict(rows: []) { predictions } b: predict(rows: []) { predictions } }"},
-        {"query": "{ __schema { types { fields { type { fields { type { fields { type { fields { name } } } } } } } } } }"},
+        {"query": "{ __schema { types { " + "fields { type { " * 4 + "name" + " } }" * 4 + " } } }"},
     ],
 }  # fmt: skip
 
@@ -438,11 +438,14 @@ def test_malformed_csv(endpoint, mixed):
         return ",".join(cells[:i] + [text] + cells[i + 1 :])
 
     bodies = [
-        b"", b"\n\n", head.encode(), b"\xff\xfe\xfd", b"age\n1", f"{head}\n{first},7".encode(), f"{head}\n{first[:9]}".encode(),
+        b"", b"\n\n", head.encode(), b"\xff\xfe\xfd", b"age\n1", f"{head}\n{first},7".encode(),
+        f"{head}\n{first[:9]}".encode(),
         f"{head},{head}\n{first},{first}".encode(), f"{head}\n\n{first}".encode(), b'age,bmi\n"1,2', b"{}",
-        (f",{head}\n0,{first}").encode(), f"{head};x\n{first}".encode(), b'"' * 200_001, head.replace("sex", "gender").encode() + b"\n" + first.encode(),
+        (f",{head}\n0,{first}").encode(), f"{head};x\n{first}".encode(), b'"' * 200_001,
+        head.replace("sex", "gender").encode() + b"\n" + first.encode(),
         *(f"{head}\n{first}\n{changed(i, text)}".encode() for i, texts in enumerate((
-            ("30.5", "abc", "", "nan", "inf", "0x10", "1_000", "1e400", "True", "９", " 63"), ("x", "inf", "-inf", "1e400", "1,5"), ("",),
+            ("30.5", "abc", "", "nan", "inf", "0x10", "1_000", "1e400", "True", "９", " 63"),
+            ("x", "inf", "-inf", "1e400", "1,5"), ("",),
             ("1", "0", "", "yes", "T"), ("2024-13-01", "", "01.02.2024", "yesterday", "20"))) for text in texts),
     ]  # fmt: skip
     assert len(bodies) >= 40
@@ -468,9 +471,12 @@ def test_malformed_binary_tensors(endpoint, mixed):
         )
         return is_refused("/v2", *said)
 
-    cases = [(body, size - 1), (body, len(body) + 1), (body, "x"), (body, -1), (body, 0), (body[:-1], size), (body + b"1", size),
-             (body.replace(b"INT64", b"INT32"), size), (body.replace(b"INT64", b"FP64 "), size), (body.replace(b"[3, 1]", b"[1, 3]"), size),
-             (body.replace(b"[3, 1]", b"[4, 1]"), size), (body[:size] + b"\xff" * (len(body) - size), size)]  # fmt: skip
+    cases = [(body, size - 1), (body, len(body) + 1), (body, "x"), (body, -1), (body, 0), (body[:-1], size),
+    (body + b"1", size),
+             (body.replace(b"INT64", b"INT32"), size), (body.replace(b"INT64", b"FP64 "), size),
+             (body.replace(b"[3, 1]", b"[1, 3]"), size),
+             (body.replace(b"[3, 1]", b"[4, 1]"), size),
+             (body[:size] + b"\xff" * (len(body) - size), size)]  # fmt: skip
     assert not [why for case in cases if (why := refused(*case))]
 
 
@@ -647,6 +653,28 @@ def test_schemathesis_finds_nothing(endpoint, tmp_path):
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
+def test_gradio_client_and_the_mounted_demo(mixed, tmp_path_factory):
+    from gradio_client import Client
+
+    release, X = mixed
+    home = tmp_path_factory.mktemp("mounted")
+    with serve(release, key=KEY, log=f"sqlite:///{home}/log.db", home=home, demo=True) as endpoint:
+        with pytest.raises(Exception, match="Could not|401|[Ll]ogin|auth"):
+            Client(f"{endpoint.url}/demo", verbose=False, auth=("anybody", "wrong"), download_files=str(home))
+        client = Client(f"{endpoint.url}/demo", verbose=False, auth=("anybody", KEY), download_files=str(home))
+        try:
+            for row in rows_of(X.dropna().iloc[:3]):
+                said = client.predict(*row.values(), api_name="/predict")
+                frame = release.schema.frame([row])
+                assert said["prediction"] == release.predict(frame)[0], said
+        finally:
+            client.close()
+        assert ask(endpoint, "/predict", rows_of(X.iloc[:1])[0])[0] == 200
+        with PredictionLog(f"sqlite:///{home}/log.db", home=home) as log:
+            settled(log)
+            assert sorted(log.window("mixed")["source"]) == ["api", "demo", "demo", "demo"]
+
+
 # --- limits
 
 
@@ -732,6 +760,16 @@ def test_a_rate_is_kept_to(slow):
     assert ask(slow, "/health/ready")[0] == 200
     with pytest.raises(ConfigError, match="100/minute"):
         serve("anything", rate="often")
+
+
+def test_a_prefix_of_a_proxy_is_taken_away_or_not(mixed, tmp_path):
+    with serve(mixed[0], root_path="/models/mixed", log=False, home=tmp_path) as endpoint:
+        assert endpoint.url.endswith("/models/mixed") and ask(endpoint, "/schema")[0] == 200
+        assert ask(endpoint, "/openapi.json")[2]["servers"] == [{"url": "/models/mixed"}]
+        endpoint.url = endpoint.url.removesuffix("/models/mixed")
+        assert ask(endpoint, "/predict", rows_of(mixed[1].iloc[:1])[0])[0] == 200
+    with pytest.raises(ConfigError, match="a prefix such as"):
+        serve(mixed[0], root_path="models", home=tmp_path)
 
 
 def test_an_enormous_number_that_the_model_cannot_take_is_named(numbers):
