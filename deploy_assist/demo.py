@@ -8,10 +8,10 @@ __all__ = ['FIELDS', 'UNKNOWN', 'MANY', 'FIRST', 'MOST_BATCH_ROWS', 'CSS', 'PICT
            'predictor_for', 'Remote', 'example_rows', 'typical_row', 'watched', 'shown', 'effects', 'why_html',
            'grid_of', 'what_if', 'curve_html', 'weights', 'picture_of', 'read_table', 'wrong_cells', 'predict_table',
            'snippets', 'card_html', 'page_style', 'parameter_names', 'api_answer', 'link_to', 'linked_row',
-           'table_html', 'build_demo', 'Demo', 'demo']
+           'table_html', 'build_demo', 'Demo', 'demo', 'mounted']
 
 # %% ../nbs/23_demo.ipynb #ab34df3f
-import contextlib, html, http.client, io, json, keyword, logging, math, os, re, socket, tempfile
+import contextlib, hmac, html, http.client, io, json, keyword, logging, math, os, re, socket, tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -1632,3 +1632,30 @@ def _local_without_proxy():
         for k in ("NO_PROXY", "no_proxy"):
             if old is None: os.environ.pop(k, None)
             else: os.environ[k] = old
+
+# %% ../nbs/23_demo.ipynb #mount002
+def mounted(
+    predictor: Any,          # the endpoint's own
+    key: str | None = None,  # the page's password, when there is one
+    root_path: str = "",     # the prefix that a proxy takes away
+) -> Any:                    # an ASGI application that answers below /demo
+    "The demo page as a part of an endpoint."
+    from fastapi import FastAPI  # Gradio brings it
+    gr = _gradio()
+    def is_right(user: str, password: str) -> bool: return hmac.compare_digest(password.encode(), key.encode())
+    return gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        build_demo(predictor, endpoint="..").queue(default_concurrency_limit=4),
+        "/demo",
+        auth=None if key is None else is_right,
+        auth_message="The password is the endpoint's key.",
+        root_path=f"{root_path}/demo" if root_path else None,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        max_file_size="100mb",
+        mcp_server=False,
+        show_error=False,
+        **page_style(),
+    )
