@@ -21,6 +21,7 @@ import pandas as pd
 
 from .client import Client
 from .config import DEFAULTS
+from .environment import differences, lock
 from .errors import ConfigError, DeployAssistError, one_line
 from .predictions import PredictionLog
 from .release import Release, dump_model, load_model, load_release
@@ -235,9 +236,12 @@ def _deterministic(bench: Bench):
 
 @_check("artefact.requirements")
 def _requirements(bench: Bench):
-    "Requirements are pinned to exact versions."
+    "Requirements are pinned to exact versions, and this process has them."
     loose = [r for r in bench.release.requirements if "==" not in r]
     if loose: return "warn", f"not pinned: {', '.join(loose)}", "install these packages in a version that pip can name"
+    found = lock(bench.release)
+    other = [] if found is None else [*differences(found), *found.warnings]
+    if other: return "warn", shorten("; ".join(other), 300), "check where these versions are installed: deploy-assist prove"
     return (
         "pass",
         f"{len(bench.release.requirements)} packages pinned: {shorten(', '.join(bench.release.requirements), 160)}",
