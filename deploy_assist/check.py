@@ -7,7 +7,7 @@ __all__ = ['STATUSES', 'SEVERITIES', 'CHECKS', 'MOST_SECONDS', 'Check', 'Readine
            'advise']
 
 # %% ../nbs/22_check.ipynb #7338c45b
-import ast, http.client, importlib, json, os, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time
+import ast, http.client, json, os, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +25,7 @@ from .bench import installed_mb, measure
 from .client import Client
 from .config import DEFAULTS, home_folder
 from .drift import psi, to_shares, bins_for
+from .environment import differences, lock, proven
 from .errors import BundleError, ConfigError, DeployAssistError, EndpointError, one_line
 from .malformed import malformed
 from .predictions import PredictionLog
@@ -475,13 +476,18 @@ def _tampered(bench: Bench):
 
 @_check("artefact.requirements", "major", 0)
 def _requirements(bench: Bench):
-    "Requirements are pinned to exact versions."
+    "Requirements are pinned to exact versions, and this process has them."
     loose = [r for r in bench.release.requirements if "==" not in r]
     if loose:
         return ("warn", f"not pinned: {', '.join(loose)}", "",
                 "install these packages in a version that pip can name, prepare again")
     if not bench.release.requirements:
         return "warn", "0 requirements are named", "", "prepare again: requirements are found there"
+    found = lock(bench.release)
+    other = [] if found is None else [*differences(found), *found.warnings]
+    if other:
+        return ("warn", shorten(f"{len(other)} differences from the lock: {'; '.join(other)}", 300), "",
+                "check where these versions are installed, or prove the bundle: deploy-assist prove")
     return ("pass", f"{len(bench.release.requirements)} packages pinned: "
             f"{shorten(', '.join(bench.release.requirements), 160)}")
 
@@ -1193,27 +1199,19 @@ def _rollback(bench: Bench):
 @_check("operations.locked", "major", 0)
 def _locked(bench: Bench):
     "Requirements are locked with all that they need in turn."
-    if "requirements.lock" not in bench.release.parts:
-        return ("warn", "0 packages are locked: what these packages need in turn may change", "",
-                "prepare again where pip can be asked")
-    lines = bench.release.parts["requirements.lock"].decode().replace("\\\n", " ").splitlines()
-    lines = [line.split("#")[0].strip() for line in lines]
-    locked = dict(re.match(r"([\w.-]+)(?:\[[^\]]*\])?==([^\s;]+)",
-                           line).groups() for line in lines if re.match(r"[\w.-]+(\[[^\]]*\])?==", line))
-    locked = {name.lower().replace("_", "-"): v for name, v in locked.items()}
-    loose = [line for line in lines if line and not line.startswith("-") and "==" not in line]
+    found = lock(bench.release)
+    if found is None:
+        return ("warn", "0 packages are locked: what these packages need in turn may change", "", "prepare again")
     wanted = dict(r.lower().replace("_", "-").split("==") for r in bench.release.requirements if "==" in r)
-    missing = [f"{n}=={v}" for n, v in wanted.items() if locked.get(n) != v]
-    if loose or missing:
-        return ("fail", f"of {len(lines)} lines, not pinned: {loose[:5]}; missing or another version: {missing[:5]}",
+    missing = [f"{n}=={v}" for n, v in wanted.items() if found.pins.get(n) != v]
+    if missing:
+        return ("fail", f"{len(missing)} of {len(wanted)} requirements are not in the lock at that version: {missing[:5]}",
                 "", "prepare again")
-    return "pass", f"{len(locked)} packages locked, among them all {len(wanted)} of requirements.txt"
+    return "pass", f"{len(found.pins)} packages locked, among them all {len(wanted)} of requirements.txt"
 
 @_check("operations.proven", "minor", 0)
 def _proven(bench: Bench):
     "The requirements were proven in an environment that holds nothing else."
-    proven = getattr(importlib.import_module("deploy_assist.environment"), "proven", None)
-    if proven is None: raise _Skip("this version cannot prove environments")
     proof = proven(bench.release)
     if proof is None:
         return ("warn", "0 environments were built from these requirements",

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
-from .errors import ConfigError, DeployAssistError, need, one_line
+from .errors import ConfigError, DeployAssistError, ProofError, UntrustedTypeError, need, one_line
 
 # %% ../nbs/31_cli.ipynb #c066c7e0
 if TYPE_CHECKING:
@@ -174,7 +174,9 @@ def _function(spec: str) -> Callable:
     raise click.UsageError(f"{module} has no function {name!r}; it has {', '.join(there) or 'none'}")
 
 # %% ../nbs/31_cli.ipynb #ff873bf6
-def _prepared(answer: Any, name: str | None, default_name: str) -> "Release":
+def _prepared(
+    answer: Any, name: str | None, default_name: str, trusted: Sequence[str] = (), modules: Sequence[Path] = ()
+) -> "Release":
     "What the user's function returned, as a release."
     from dataclasses import replace
 
@@ -189,9 +191,19 @@ def _prepared(answer: Any, name: str | None, default_name: str) -> "Release":
         raise ConfigError(f"the function returned {type(answer).__name__}, expected a dictionary with the arguments of "
                           "prepare: dict(model=..., X=..., y=..., name=...)")
     if name: options["name"] = name
+    for option, more in {"trusted": trusted, "modules": modules}.items():
+        if more: options[option] = [*options.get(option, ()), *more]
     try: inspect.signature(prepare).bind(*args, **options)
     except TypeError as e: raise ConfigError(f"what the function returned does not fit prepare: {e}") from None
-    return prepare(*args, **options)
+    try: return prepare(*args, **options)
+    except UntrustedTypeError as e:
+        yes = [t for t, what in e.types.items() if _says_yes(f"The model holds {t}, {what}. Its code runs. Trust it?")]
+        if not yes or len(yes) < len(e.types): raise
+        return prepare(*args, **options | {"trusted": [*options.get("trusted", ()), *yes]})
+
+def _says_yes(question: str) -> bool:
+    "Ask whoever sits at the terminal; nobody there means no."
+    return sys.stdin is not None and sys.stdin.isatty() and click.confirm(question, err=True)
 
 # %% ../nbs/31_cli.ipynb #a7533055
 _folder = click.Path(file_okay=False, path_type=Path)
@@ -201,16 +213,21 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.option("--out", required=True, metavar="FOLDER", type=_folder, help="Where the bundle goes.")
 @click.option("--name", help="What the model is called; default: as the function says.")
-def _prepare(function: str, out: Path, name: str | None) -> Answer:
+@click.option("--module", "modules", multiple=True, metavar="FILE", type=_file,
+              help="A file of yours that the model needs and that travels with it. May be repeated.")
+@click.option("--trust", "trusted", multiple=True, metavar="TYPE",
+              help="A type beyond our list that you know, such as my_features.Clip; else you are asked. May be repeated.")
+def _prepare(function: str, out: Path, name: str | None, modules: tuple[Path, ...], trusted: tuple[str, ...]) -> Answer:
     """Write a bundle: FUNCTION returns the arguments of prepare().
 
     The function returns a dictionary (model, X, y, name, X_test, y_test, ...), or a tuple (model, X, y).
 
     \b
     Example, with a function release_arguments in train.py:
-      deploy-assist prepare train:release_arguments --out bundle"""
+      deploy-assist prepare train:release_arguments --out bundle
+      deploy-assist prepare train:release_arguments --out bundle --module my_features.py --trust my_features.Clip"""
     module = function.partition(":")[0]
-    release = _prepared(_function(function)(), name, module.rpartition(".")[2].replace("_", "-"))
+    release = _prepared(_function(function)(), name, module.rpartition(".")[2].replace("_", "-"), trusted, modules)
     folder = release.save(out)
     value = dict(name=release.name, folder=str(folder), hash=release.hash, task=release.task,
                  columns=list(release.schema.names), metrics=release.metrics)
@@ -258,6 +275,32 @@ def _check(source: str, only: str | None, skip: str | None, budget: float) -> An
         if not (only or skip): record_checks(found.name, found.version, readiness)
     else: readiness = check(source, **told)
     return Answer(readiness.to_dict(), str(readiness), 0 if readiness.passed else 1)
+
+# %% ../nbs/31_cli.ipynb #prove001
+def _phases() -> Callable:
+    "Shows each phase once on stderr; in a terminal, the bar of `_progress`."
+    bar, last = _progress(), []
+    def show(done: int, all: int, what: str) -> None:
+        if bar: bar(done, all, what)
+        elif [what] != last: print(f"[{done}/{all}] {what}", file=sys.stderr, flush=True); last[:] = [what]
+    return show
+
+@command("prove")
+@click.argument("source")
+@click.option("--fresh", is_flag=True, help="Although it was proven for this lock before.")
+def _prove(source: str, fresh: bool) -> Answer:
+    """Do the bundle's locked packages suffice? Tried in a new virtual environment, which is removed again.
+
+    Downloads packages from the index that uv or pip is set to. Exit code 1 when the bundle does not work there.
+
+    \b
+    Example:
+      deploy-assist prove bundle"""
+    from deploy_assist.environment import prove
+    try: proof = prove(_load(source), progress=_phases(), fresh=fresh)
+    except KeyboardInterrupt: raise ProofError("interrupted; nothing of the proof was left on this machine") from None
+    text = f"{'proven' if proof.proven else 'not proven'}: {proof.said} (Python {proof.python}, {proof.seconds:g} s)"
+    return Answer(proof.to_dict(), text, 0 if proof.proven else 1)
 
 # %% ../nbs/31_cli.ipynb #879ce29d
 def _version(v: Any, said: str) -> Answer:

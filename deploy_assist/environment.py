@@ -148,7 +148,7 @@ except BaseException as e:
     while chain[-1].__cause__ or chain[-1].__context__: chain.append(chain[-1].__cause__ or chain[-1].__context__)
     names = [x.name for x in chain if isinstance(x, ModuleNotFoundError) and x.name]
     said = {"error": type(e).__name__ + ": " + " ".join(str(e).split())[:300],
-            "missing": names[-1:] + refused[::-1] if any(isinstance(x, ImportError) for x in chain) else []}
+            "missing": names[-1:] or (refused[::-1] if any(isinstance(x, ImportError) for x in chain) else [])}
 json.dump(said, out, default=str)
 out.flush()
 os._exit(0)
@@ -367,8 +367,9 @@ def _run(
         words = [str(word) for word in command]
         process = subprocess.Popen(words, stdin=given, stdout=out, stderr=err, env=env, start_new_session=True)
         try:
-            while process.poll() is None:
+            while True:
                 if _is_set(cancel): raise ProofError("the proof was cancelled; nothing of it was left on this machine")
+                if process.poll() is not None: break
                 seen()
                 try: process.wait(0.2)
                 except subprocess.TimeoutExpired: pass
@@ -378,10 +379,10 @@ def _run(
 
 def _end(process: subprocess.Popen) -> None:
     "End a process and its group: asked first, then made to."
-    for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-        if process.poll() is not None: return
+    if process.poll() is not None: return
+    for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):  # the second is for what the process started
         try: os.killpg(process.pid, sign)
-        except AttributeError: process.terminate()  # Windows has no process groups
+        except AttributeError: process.kill()  # Windows has no process groups
         except ProcessLookupError: return
         try: process.wait(0.4)
         except subprocess.TimeoutExpired: pass
@@ -390,6 +391,10 @@ def _end(process: subprocess.Popen) -> None:
 def _uv() -> str | None:
     "The uv of this environment, or of the machine."
     return shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+
+def _installer() -> dict[str, str]:
+    "The user's own settings; uv takes the certificates of the machine unless told otherwise, as pip does."
+    return {"UV_SYSTEM_CERTS": "true", "UV_PYTHON_DOWNLOADS": "never"} | os.environ
 
 def _python_for(lock: Lock) -> str:
     "A Python of the lock's minor version, on this machine."
@@ -478,12 +483,13 @@ def _proof(release: Release, lock: Lock, making: Path, progress: Callable, cance
     step(0, "making a virtual environment")
     python = _python_for(lock)
     make = [uv, "venv", "--no-project", "--python", python, where] if uv else [python, "-m", "venv", where]
-    code, _, err = _run(make, cancel)
+    code, _, err = _run(make, cancel, env=_installer())
     if code: raise _failed("making a virtual environment", err)
     inside = next(p for p in (where / "bin" / "python", where / "Scripts" / "python.exe") if p.exists())
     install = [uv, "pip", "install", "--python", inside] if uv else [inside, "-I", "-m", "pip", "install", "--no-input"]
     code, said, err = _run([*install, "--no-deps", "-r", making / "requirements.lock"], cancel,
-                           lambda: step(1 + min(there(), count), f"installing {count} packages: {there()} there"))
+                           lambda: step(1 + min(there(), count), f"installing {count} packages: {there()} there"),
+                           env=_installer())
     if code: raise _failed(f"installing {count} packages", err or said.decode(errors="replace"))
     step(count + 1, "loading the bundle and answering rows")
     files = read_manifest(bundle)["files"]

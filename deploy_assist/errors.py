@@ -26,7 +26,11 @@ class BundleError(DeployAssistError):
     "A bundle folder is missing, incomplete, changed since it was written, or does not load."
 
 class UntrustedTypeError(BundleError):
-    "The artefact holds a type that is on nobody's list of trusted types."
+    "The artefact holds types that are on nobody's list; `types` has each with a sentence on what it is."
+
+    def __init__(self, message: str, types: dict[str, str] | None = None):
+        self.types = dict(types or {})
+        super().__init__(message)
 
 class ProofError(DeployAssistError):
     "It cannot be found out whether a bundle's packages are enough: no index, no disk, or cancelled."

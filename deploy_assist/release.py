@@ -225,10 +225,12 @@ def _refuse_unknown(types: Sequence[str], trusted: Sequence[str], modules: Mappi
     refused = sorted(t for t in types if not is_trusted(t) and t not in trusted and _remembered(t, modules) not in here)
     if not refused: return
     lines = ", ".join(_remembered(t, modules) for t in refused)
-    told = "; ".join(f"{t} ({_explained(t)})" for t in refused)
+    types = {t: _explained(t) for t in refused}
+    told = "; ".join(f"{t} ({what})" for t, what in types.items())
     raise UntrustedTypeError(
         f"model: holds types that are not on the list of trusted types: {told}. Loading them runs their code: for those that you "
-        f"know, say yes with trusted={refused!r}, or write into {home_folder() / 'trusted.txt'}, one a line: {lines}"
+        f"know, say yes with trusted={refused!r}, or write into {home_folder() / 'trusted.txt'}, one a line: {lines}",
+        types,
     )
 
 # %% ../nbs/10_release.ipynb #trust003

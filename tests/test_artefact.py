@@ -19,14 +19,15 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     StackingClassifier,
     VotingClassifier,
+    VotingRegressor,
 )
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
-from sklearn.multioutput import MultiOutputClassifier
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler, TargetEncoder
@@ -60,11 +61,13 @@ KINDS = {
     "histogram regression": (HistGradientBoostingRegressor(max_iter=5), X, X.a),
     "neighbours": (KNeighborsClassifier(), X, y),
     "svc": (SVC(), X, y),
+    "svc with probabilities": (SVC(probability=True, random_state=0), X, y),
     "mlp": (MLPClassifier(max_iter=10, random_state=0), X, y),
     "calibrated": (CalibratedClassifierCV(GaussianNB(), method="isotonic"), X, y),
     "grid search": (GridSearchCV(LogisticRegression(), {"C": [0.1, 1]}, scoring="roc_auc"), X, y),
     "stacking": (StackingClassifier(members()), X, y),
     "voting": (VotingClassifier(members(), voting="soft"), X, y),
+    "voting regression": (VotingRegressor([("r", Ridge()), ("k", KNeighborsRegressor())]), X, X.a),
     "isolation forest": (IsolationForest(n_estimators=10, random_state=0), X, None),
     "string one-hot": (by_columns(OneHotEncoder(handle_unknown="ignore")), mixed, y),
     "target encoder": (by_columns(TargetEncoder()), mixed, y),
@@ -73,14 +76,19 @@ KINDS = {
     "function": (make_pipeline(FunctionTransformer(np.log1p), PCA(2), LogisticRegression()), X.abs(), y),
     "target transformed": (TransformedTargetRegressor(Ridge(), transformer=StandardScaler()), X, X.a),
     "multi-output": (MultiOutputClassifier(LogisticRegression()), X, two),
+    "multi-output forest": (RandomForestClassifier(5, random_state=0), X, two),  # several outputs by itself
+    "multi-output regression": (MultiOutputRegressor(Ridge()), X, X[["a", "b"]]),
+    "multi-output ridge": (Ridge(), X, X[["a", "b"]]),
 }
 try:
-    from lightgbm import LGBMClassifier
+    from lightgbm import LGBMClassifier, LGBMRegressor
     KINDS["lightgbm"] = (LGBMClassifier(n_estimators=5, verbose=-1), X, y)
+    KINDS["lightgbm regression"] = (LGBMRegressor(n_estimators=5, verbose=-1), X, X.a)
 except ImportError: pass
 try:
-    from xgboost import XGBClassifier
+    from xgboost import XGBClassifier, XGBRegressor
     KINDS["xgboost"] = (XGBClassifier(n_estimators=5), X, y)
+    KINDS["xgboost regression"] = (XGBRegressor(n_estimators=5), X, X.a)
 except ImportError: pass
 
 FRESH = """
@@ -128,6 +136,9 @@ def test_it_answers_the_same_in_a_fresh_process(releases, kind):
     assert said[kind]["predict"] == release.predict(rows).tolist()
     if "proba" in said[kind]: assert said[kind]["proba"] == release.predict_proba(rows).tolist()
     assert untrusted_types(release.model) == {}
+    needed = {r.partition("==")[0] for r in release.requirements} - {"numpy", "pandas", "scikit-learn", "scipy", "skops"}
+    assert needed == {p for p in ("lightgbm", "xgboost", "xgboost-cpu") if kind.startswith(p.partition("-")[0]) and p in needed}
+    assert bool(needed) == kind.startswith(("lightgbm", "xgboost"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -210,9 +221,14 @@ def test_a_module_travels_and_its_code_runs_only_after_a_yes(mine, tmp_path, mon
     bundle = release.save(tmp_path / "bundle")
     assert (bundle / "code" / "features_of_mine.py").read_text() == SOURCE
     assert load_release(bundle).predict(X).tolist() == release.predict(X).tolist(), "the yes was remembered on this machine"
-    code = "import sys; from deploy_assist import load_release; print(load_release(sys.argv[1], trusted=sys.argv[2:]).hash)"
+    code = """import json, sys
+from deploy_assist import load_release
+release = load_release(sys.argv[1], trusted=sys.argv[2:])
+X = release.schema.frame(release.baseline[release.schema.names])
+print(json.dumps([release.hash, release.predict(X).tolist(), release.predict_proba(X).tolist()]))"""
     away = str(tmp_path / "another machine")
-    assert elsewhere(code, bundle, *MINE, DEPLOY_ASSIST_HOME=away).strip() == release.hash
+    there = json.loads(elsewhere(code, bundle, *MINE, DEPLOY_ASSIST_HOME=away))
+    assert there == [release.hash, release.predict(X).tolist(), release.predict_proba(X).tolist()]
     refused = subprocess.run([sys.executable, "-c", code, bundle], cwd="/", env=os.environ | {"DEPLOY_ASSIST_HOME": away},
                              capture_output=True, text=True, timeout=60)
     assert "UntrustedTypeError" in refused.stderr and "features_of_mine" in refused.stderr
@@ -299,7 +315,53 @@ def test_a_consistent_forgery_with_a_strange_type_does_not_load(releases, tmp_pa
     with pytest.raises(UntrustedTypeError, match="os.system"): load_release(bundle)
 
 
-def test_the_same_bundle_from_a_cell_and_from_the_command(releases, tmp_path):
+@pytest.mark.parametrize("file", ["code/more.py", "code/features_of_mine.so", "code/__pycache__/json.cpython-311.pyc",
+                                  "code/inner/__init__.py"])
+def test_a_file_that_was_added_to_the_code_is_refused(mine, tmp_path, file):
+    "MLflow puts code/ on the path."
+    model, path = mine
+    bundle = prepare(model, X, y, name="mine", modules=[path], trusted=MINE).save(tmp_path / "bundle")
+    (bundle / file).parent.mkdir(exist_ok=True)
+    (bundle / file).write_text("")
+    with pytest.raises(BundleError, match=r"was added since .* expected in code/ features_of_mine.py"): load_release(bundle)
+
+
+def test_code_in_a_bundle_without_modules_is_refused(releases, tmp_path):
+    bundle = releases[0]["logistic"].save(tmp_path / "bundle")
+    (bundle / "code").mkdir()
+    load_release(bundle)
+    (bundle / "code" / "sklearn.py").write_text("")
+    with pytest.raises(BundleError, match="expected in code/ nothing"): load_release(bundle)
+
+
+@pytest.mark.parametrize("flavor, key, value", [
+    ("python_function", "loader_module", "os"), ("python_function", "model_path", "other.pkl"),
+    ("python_function", "code", "code"), ("python_function", "env", {"virtualenv": "other.yaml"}),
+    ("sklearn", "pickled_model", "other.pkl"), ("sklearn", "serialization_format", "cloudpickle"), ("other", "data", "x")])
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_an_mlmodel_that_leads_elsewhere_is_refused(releases, tmp_path, flavor, key, value, form):
+    import yaml
+    bundle = releases[0]["logistic"].save(tmp_path / "bundle")
+    def write(facts): (bundle / "MLmodel").write_text(json.dumps(facts) if form == "json" else yaml.safe_dump(facts))
+    facts = json.loads((bundle / "MLmodel").read_text())
+    write(facts | {"run_id": "1", "utc_time_created": "today"})
+    load_release(bundle)
+    facts["flavors"].setdefault(flavor, {})[key] = value
+    write(facts)
+    with pytest.raises(BundleError, match="lead elsewhere"): load_release(bundle)
+
+
+def test_mlflow_rewrites_the_mlmodel_and_the_bundle_still_loads(releases, tmp_path):
+    from mlflow.models import Model
+    bundle = releases[0]["logistic"].save(tmp_path / "bundle")
+    Model.load(bundle / "MLmodel").save(bundle / "MLmodel")
+    assert not (bundle / "MLmodel").read_text().startswith("{")
+    assert load_release(bundle).hash == releases[0]["logistic"].hash
+
+
+# --- one bundle, whichever way
+
+def test_the_same_bundle_from_a_cell_the_command_and_the_wizard(releases, tmp_path):
     (tmp_path / "train.py").write_text(
         "from sklearn.datasets import load_iris\nfrom sklearn.linear_model import LogisticRegression\n"
         "def arguments():\n    data = load_iris(as_frame=True)\n"
@@ -311,7 +373,15 @@ def test_the_same_bundle_from_a_cell_and_from_the_command(releases, tmp_path):
     assert done.returncode == 0, done.stderr
     space: dict = {}
     exec((tmp_path / "train.py").read_text(), space)
-    assert prepare(**space["arguments"]()).hash == load_release(tmp_path / "bundle").hash
+    told = space["arguments"]()
+    from deploy_assist import wizard
+    form = wizard(**told).wait()
+    form.run("model", {"name": "iris"})
+    form.wait()
+    assert prepare(**told).hash == load_release(tmp_path / "bundle").hash == form.release.hash
+    form.run("contract")
+    form.wait()
+    assert form.flow.state("contract") == "done" and form.release.hash == prepare(**told).hash
 
 
 def test_a_model_that_has_answered_is_the_same_model():
