@@ -428,12 +428,12 @@ def _categories(s: pd.Series, values: pd.Series) -> dict:
 # %% ../nbs/01_schema.ipynb #rt000005
 MOST_LEVELS = 100_000  # categories of a Categorical; more would make every schema huge
 
-def _levels(d: Any, listed: Sequence | None) -> dict:
+def _levels(name: str, d: Any, listed: Sequence | None) -> dict:
     "What makes a Categorical's dtype again, when its listed categories in sorted order do not."
     if not isinstance(d, pd.CategoricalDtype): return {}
     if len(d.categories) > MOST_LEVELS:
-        raise SchemaError(f"got a Categorical of {len(d.categories):,} categories, expected at most {MOST_LEVELS:,}: "
-                          f"convert the column to strings, and fit the model again")
+        raise SchemaError(f"column {name!r}: got a Categorical of {len(d.categories):,} categories, expected at most "
+                          f"{MOST_LEVELS:,}: X[{name!r}] = X[{name!r}].astype(str), and fit the model again")
     levels = tuple(plain(c) for c in d.categories)
     return dict(ordered=bool(d.ordered), levels=None if listed and levels == tuple(sorted(listed)) else levels)
 
@@ -483,7 +483,7 @@ def learn_column(
     elif kind in ("date", "datetime") and len(values):
         col |= dict(minimum=plain(values.min()), maximum=plain(values.max()))
     elif kind in ("category", "boolean"): col |= _categories(plainer, values)
-    col |= _levels(s.dtype, col.get("categories"))
+    col |= _levels(s.name, s.dtype, col.get("categories"))
     some = values.iloc[::len(values) // 500 + 1].astype(object)
     sensitive = suggest_sensitivity(s.name, [plain(v) if kind in ("integer", "float") else v for v in some])
     if sensitive: col |= dict(sensitivity=sensitive, sensitivity_by="suggestion")
