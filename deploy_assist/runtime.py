@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ORDER', 'SIZES', 'Result', 'is_number', 'is_text', 'as_numbers', 'Columns', 'block_of', 'as_lists',
            'has_probabilities', 'Frame', 'labels_are_largest', 'Arrays', 'Linear', 'session', 'Onnx', 'Pyfunc',
-           'Bundle', 'Runtime', 'engine_for', 'explain', 'predict', 'measure', 'load_runtime']
+           'Bundle', 'Runtime', 'engine_for', 'warm', 'explain', 'predict', 'measure', 'load_runtime']
 
 # %% ../nbs/11_runtime.ipynb #5c6635a6
 import copy, json, math, threading, time
@@ -359,7 +359,11 @@ def engine_for(self: Runtime, name: str) -> Any:
         if name not in self._made: self._made[name] = self._make(name)
         return self._made[name]
 
-Runtime._make, Runtime.engine_for = _make, engine_for
+def warm(self: Runtime) -> None:
+    "Make all engines that will answer, so that no request waits for one."
+    for _, name in self.plan: self.engine_for(name)
+
+Runtime._make, Runtime.engine_for, Runtime.warm = _make, engine_for, warm
 
 # %% ../nbs/11_runtime.ipynb #run00005
 def _choose(self: Runtime, engine: str) -> None:
@@ -370,16 +374,24 @@ def _choose(self: Runtime, engine: str) -> None:
     if not wanted:
         why = self.proof.get("engines", {}).get(engine, {}).get("why", "the bundle holds no proof of it")
         raise ConfigError(f"runtime: {engine!r} cannot answer for {self.name} ({why}), expected one of {', '.join(self.engines)}")
-    times = {n: t for n, t in self.source.times.items() if n in wanted}
-    self.plan, usable = [], [n for n in wanted if self._is_usable(n)]
-    if not usable: raise ConfigError(f"runtime: {engine!r} does not start here: {self.reasons[wanted[-1]]}")
+    usable = list(wanted)
+    while usable:
+        self.plan = _plan(usable, self.source.times)
+        broken = [n for n in {name for _, name in self.plan} if not self._is_usable(n)]
+        if not broken: return
+        usable = [n for n in usable if n not in broken]
+    raise ConfigError(f"runtime: {engine!r} does not start here: {self.reasons[wanted[-1]]}")
+
+def _plan(engines: Sequence[str], times: Mapping[str, Mapping]) -> list[tuple[float, str]]:
+    "Up to how many rows which engine answers; the last is for all that are more."
+    plan: list[tuple[float, str]] = []
     for size, above in zip(SIZES, [*SIZES[1:], None]):
-        timed = [n for n in usable if str(size) in times.get(n, {})]
-        best = min(timed, key=lambda n: times[n][str(size)]) if timed else usable[0]
-        if timed and best != (first := timed[0]) and times[first][str(size)] < 1.2 * times[best][str(size)]: best = first
+        took = {n: times[n][str(size)] for n in engines if str(size) in times.get(n, {})}
+        best = next((n for n in took if took[n] < 1.2 * min(took.values())), engines[0])
         upto = math.inf if above is None else math.sqrt(size * above)
-        if self.plan and self.plan[-1][1] == best: self.plan[-1] = (upto, best)
-        else: self.plan.append((upto, best))
+        if plan and plan[-1][1] == best: plan[-1] = (upto, best)
+        else: plan.append((upto, best))
+    return plan
 
 def _is_usable(self: Runtime, name: str) -> bool:
     "Can the engine be made here? Those that need the model are not made to find out."
