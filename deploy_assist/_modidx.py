@@ -1425,7 +1425,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'deploy_assist.runtime._nameless': ('runtime.html#_nameless', 'deploy_assist/runtime.py'),
                                        'deploy_assist.runtime._plan': ('runtime.html#_plan', 'deploy_assist/runtime.py'),
                                        'deploy_assist.runtime.as_lists': ('runtime.html#as_lists', 'deploy_assist/runtime.py'),
-                                       'deploy_assist.runtime.as_numbers': ('runtime.html#as_numbers', 'deploy_assist/runtime.py'),
                                        'deploy_assist.runtime.block_of': ('runtime.html#block_of', 'deploy_assist/runtime.py'),
                                        'deploy_assist.runtime.engine_for': ('runtime.html#engine_for', 'deploy_assist/runtime.py'),
                                        'deploy_assist.runtime.explain': ('runtime.html#explain', 'deploy_assist/runtime.py'),
