@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DeployAssistError', 'ModelError', 'ConfigError', 'BundleError', 'UntrustedTypeError', 'ProofError', 'RegistryError',
-           'LogError', 'DemoError', 'ReportError', 'SchemaError', 'EndpointError', 'MissingExtraError', 'need',
+           'LogError', 'DemoError', 'ReportError', 'SchemaError', 'EndpointError', 'MissingExtraError', 'need', 'Lazy',
            'one_line']
 
 # %% ../nbs/00_errors.ipynb #b3394736
@@ -87,6 +87,16 @@ def need(
     except ModuleNotFoundError as e:
         if e.name and e.name.split(".")[0] != module.split(".")[0]: raise
         raise MissingExtraError(f'{what} need {module}: pip install "deploy_assist[{extra}]"') from None
+
+# %% ../nbs/00_errors.ipynb #lazy0002
+class Lazy:
+    "A module that is imported when something of it is first used."
+    def __init__(self, name: str): self._name = name
+    def __getattr__(self, attribute: str):
+        if attribute.startswith("__"): raise AttributeError(attribute)
+        value = getattr(import_module(self._name), attribute)
+        setattr(self, attribute, value)
+        return value
 
 # %% ../nbs/00_errors.ipynb #fdcab690
 def one_line(error: BaseException) -> str:

@@ -190,7 +190,7 @@ def test_the_footprint_of_a_first_answer(releases, tmp_path, engine):
     done = subprocess.run([sys.executable, "-c", FOOTPRINT, bundle, engine], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     print(engine, done.stdout)  # seconds and megabytes, for those who look (-s)
-    for heavy in ("sklearn", "skops", "scipy"): assert heavy not in done.stdout
+    for heavy in ("sklearn", "pandas", "skops", "pyarrow", "scipy"): assert heavy not in done.stdout
 
 
 def test_a_foreign_mlflow_model_is_answered_by_pyfunc(tmp_path):
