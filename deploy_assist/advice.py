@@ -73,6 +73,8 @@ class Needs:
         needed = ("requests_per_s", "rows_per_request", "growth", "min_replicas")
         for name in needed: _positive(name, getattr(self, name))
         for name in ("average_per_s", "p95_ms", "budget", "base_image_mb"): _positive(name, getattr(self, name), True)
+        for name in ("rows_per_request", "min_replicas"):
+            if getattr(self, name) % 1: raise ConfigError(f"{name}: got {getattr(self, name)}, expected a whole number")
         if not 0.05 < _positive("utilisation", self.utilisation) < 1:
             raise ConfigError(f"utilisation: got {self.utilisation}, expected a share between 0.05 and 1, such as 0.6")
         if self.average_per_s and self.average_per_s > self.requests_per_s:
@@ -160,9 +162,8 @@ def _size(m: Measured, needs: Needs, rate: float) -> tuple[int, int, list]:
     said = f"{_n(m.alone_ms)} ms alone + {_n(wait)} ms wait at {busy / n:.0%} = p95 of about {_n(m.alone_ms + wait)} ms"
     if needs.p95_ms is None: steps.append(("latency", said))
     elif m.alone_ms > needs.p95_ms:
-        steps.append(("latency", f"one request at a time takes {_n(m.alone_ms)} ms (p95), more than the "
-                                 f"{_n(needs.p95_ms)} ms that "
-                                 "are wanted: no number of cores changes that"))
+        steps.append(("latency", f"a request alone takes {_n(m.alone_ms)} ms (p95), wanted are {_n(needs.p95_ms)} ms: "
+                                 "no number of cores changes that"))
     else:
         more = f"; {_many(n, 'core')} instead of {plain}, to keep it" if n > plain else ""
         steps.append(("latency", f"{said}, wanted {_n(needs.p95_ms)} ms{more}"))
@@ -180,9 +181,8 @@ def _weigh(m: Measured, needs: Needs, replicas: int) -> tuple[int, float | None,
         memory = 64 * math.ceil(m.memory_peak_mb * MEMORY_ROOM / 64)
         start = f" ({_n(m.memory_start_mb)} MB after the start)" if m.memory_start_mb else ""
         steps.append(("memory", f"{_n(m.memory_peak_mb)} MB at most under load{start} x {MEMORY_ROOM} for larger "
-                                f"requests, rounded up "
-                                f"to {memory:,} MB a replica"))
-        each = math.ceil(replicas / 2) if replicas > 1 else 1
+                                f"requests, rounded up to {memory:,} MB a replica"))
+        each = math.ceil(replicas / 2)
         pair = f"two nodes with {_many(each, 'core')} and {each * memory:,} MB free each"
         nodes = pair if replicas > 1 else "one node"
         steps.append(("nodes", f"together {_many(replicas, 'core')} and {replicas * memory:,} MB: {nodes}"))
@@ -208,8 +208,7 @@ def _pay(m: Measured, needs: Needs, replicas: int, memory: int, n: int) -> tuple
     if not prices:
         if needs.budget:
             asks.append("prices: the budget cannot be compared without them; give prices=dict(core_hour=..., "
-                        "gb_hour=...) or "
-                        "prices=dict(replica_month=...)")
+                        "gb_hour=...) or prices=dict(replica_month=...)")
         return None, None, [("cost", step)], asks
     each = HOURS * (prices.get("core_hour", 0) + gb * prices.get("gb_hour", 0)) + prices.get("replica_month", 0)
     parts = [f"{HOURS} x {prices['core_hour']:g}"] if "core_hour" in prices else []
@@ -232,8 +231,8 @@ def _edge(m: Measured, needs: Needs, rate: float, memory: int, image: float | No
     device, named = DEVICE | dict(needs.device or {}), needs.device is not None
     what = "the device" if named else "a small device"
     what += (f" ({_n(device['memory_mb'])} MB memory, {_n(device['disk_mb'])} MB storage, a core of "
-             f"{device['speed']:g} times the "
-             f"speed of this one's{'' if named else '; an assumption, device=dict(...) names yours'})")
+             f"{device['speed']:g} times the speed of this one's" + (")" if named else
+             "; an assumption, device=dict(...) names yours)"))
     if not memory or image is None: return None, f"{what}: memory or package sizes were not measured"
     most = needs.utilisation * 1000 * device["speed"] / m.cpu_ms
     tests = {f"{memory:,} of {_n(device['memory_mb'])} MB memory": memory <= device["memory_mb"],
@@ -303,8 +302,7 @@ def _changes(m: Measured, needs: Needs, rate: float, n: int, replicas: int, memo
         alone, many = m.cpu_ms / m.rows, m.batch_cpu_ms / m.batch_rows
         if many < alone / 2:
             out.append(f"{m.batch_rows} rows in one request cost {_n(many)} ms of CPU each instead of {_n(alone)}: "
-                       f"callers that can "
-                       f"wait need {_n(alone / many)} times fewer cores")
+                       f"callers that can wait need {_n(alone / many)} times fewer cores")
     if memory: out.append(f"a node with less than {memory:,} MB free: a replica does not fit")
     if not needs.offline and not _OWN.search(needs.data_residency or ""):
         out.append("data that must stay in-house, or no connection to the outside: on-premises")

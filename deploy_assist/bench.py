@@ -131,8 +131,7 @@ def target(
         raise ConfigError(f"url: got {url!r}, expected an endpoint's address such as 'http://127.0.0.1:8000'")
     if not _is_here(parts.hostname) and not allow_remote:
         raise ConfigError(f"url: got {parts.hostname}, which is not this machine; a load test can take a service "
-                          f"down and "
-                          "leaves made-up rows in its log: say allow_remote=True (--remote) if it is yours to test")
+                          "down and leaves made-up rows in its log: say allow_remote=True (--remote) if it is yours")
     tls = parts.scheme == "https"
     return Target(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", parts.hostname,
                   port or (443 if tls else 80), parts.path.rstrip("/"), tls, key)
@@ -410,16 +409,15 @@ def _text(self: BenchResult) -> str:
     many = lambda n, word: f"{n:,} {word}{'' if n == 1 else 's'}"
     lines = [f"{self.url}: {self.requests_per_s:,.0f} requests/s, {self.rows_per_s:,.0f} rows/s",
              f"sent      {many(self.requests + self.errors, 'request')} of {many(self.rows, 'row')} in "
-             f"{self.seconds:.1f} s "
-             f"over {many(self.connections, 'connection')}" + (f", {self.rate:g} a second" if self.rate else "")]
+             f"{self.seconds:.1f} s over {many(self.connections, 'connection')}"
+             + (f", {self.rate:g} a second" if self.rate else "")]
     if self.requests:
         shown = "  ".join(f"p{q} {self.latencies.percentile(q):.3g}" for q in PERCENTILES)
         lines.append(f"latency   {shown}  max {self.latencies.most_ms:.3g} ms")
     lines.append("answers   " + (", ".join(f"{k}: {n:,}" for k, n in sorted(self.answers.items())) or "none"))
     if self.cpu_ms is not None:
         lines.append(f"server    {self.server_cpu_s / self.seconds:.2f} cores busy, {self.cpu_ms:.3g} ms of CPU a "
-                     f"request; "
-                     f"{self.server_memory_mb:.0f} MB before, at most {self.server_peak_mb:.0f} MB")
+                     f"request; {self.server_memory_mb:.0f} MB before, at most {self.server_peak_mb:.0f} MB")
     limit = ": the client is the limit" if self.client_cores > 0.9 else ""
     lines.append(f"client    {self.client_cores:.2f} of a core busy{limit}")
     lines += [f"note      {note}" for note in self.notes]
@@ -504,11 +502,13 @@ def measure(
     large = bench(url, seconds=seconds / 6, connections=1, rows=batch, **common)
     for run in (alone, busy):
         if run.interrupted: raise KeyboardInterrupt
-        if not run.requests: raise EndpointError(f"{run.url}: got no prediction ({run.answers}), expected answers to measure")
+        if not run.requests:
+            raise EndpointError(f"{run.url}: got no prediction ({run.answers}), expected answers to measure")
     p50 = alone.latencies.percentile(50)
     return Measured(
         p50, alone.latencies.percentile(95), busy.cpu_ms or p50, rows,
-        batch_rows=batch if large.requests and large.cpu_ms else None, batch_cpu_ms=large.cpu_ms if large.requests else None,
+        batch_rows=batch if large.requests and large.cpu_ms else None,
+        batch_cpu_ms=large.cpu_ms if large.requests else None,
         memory_start_mb=alone.server_memory_mb, memory_peak_mb=large.server_peak_mb or busy.server_peak_mb,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         memory_gb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None,

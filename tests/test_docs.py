@@ -12,4 +12,7 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stdout[-2000:] + done.stderr[-2000:]
     page = (site / "01_schema.html").read_text(encoding="utf-8")
     assert "What a model takes and returns" in page and "Checking values" in page
+    tutorial = (site / "tutorials" / "red_to_green.html").read_text(encoding="utf-8")
+    assert "Refused: what only this notebook knows" in tutorial
+    assert 'href="tutorials/red_to_green.html"' in (site / "index.html").read_text(encoding="utf-8")
     assert 'src="https://' not in page and "fonts.googleapis" not in page, "a page asks for nothing outside"
