@@ -82,7 +82,7 @@ def _a(column: Column) -> str:
             "list": f"a list of {'some' if column.size is None else column.size} "
                     + ("whole numbers" if _item(column).type == "integer" else "numbers")}[column.type]
 
-def _item(column: "Column") -> "Column":
+def _item(column: Column) -> Column:
     "What one number of a list column must be."
     dtype = re.sub(r".*?(?:<\w+: |\[)(\w+).*", r"\1", column.dtype)
     dtype = {"object": "float64", "double": "float64", "float": "float32", "halffloat": "float16"}.get(dtype, dtype)

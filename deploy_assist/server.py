@@ -25,40 +25,12 @@ import msgspec
 import numpy as np
 
 from .config import home_folder
-from deploy_assist.errors import (
-    ConfigError,
-    DeployAssistError,
-    EndpointError,
-    LogError,
-    MissingExtraError,
-    ModelError,
-    SchemaError,
-    one_line,
-)
+from .errors import ConfigError, DeployAssistError, EndpointError, LogError, MissingExtraError, ModelError
+from .errors import SchemaError, one_line
 from .predictions import Batch, PredictionLog, Request, uuid7, uuid7s
-from deploy_assist.protocols import (
-    BINARY,
-    CSV,
-    GRAPHQL,
-    JSON,
-    PROBLEM,
-    GraphQL,
-    Refusal,
-    _kind,
-    _only,
-    chosen,
-    csv_rows,
-    mlflow_answer,
-    mlflow_rows,
-    openapi,
-    outputs_of,
-    problem,
-    read_json,
-    rows_of,
-    v2_answer,
-    v2_infer,
-    v2_metadata,
-)
+from .protocols import BINARY, CSV, GRAPHQL, JSON, PROBLEM, GraphQL, Refusal, _kind, _only
+from .protocols import chosen, outputs_of, problem, read_json, rows_of
+from .protocols import csv_rows, mlflow_answer, mlflow_rows, openapi, v2_answer, v2_infer, v2_metadata
 from .release import Release, read_manifest
 from .runtime import Runtime, load_runtime
 from .schema import Schema, plain
@@ -66,7 +38,6 @@ from .schema import Schema, plain
 # %% ../nbs/20_server.ipynb #036aa703
 class Predictor:
     "Rows in, a logged answer out."
-
     def __init__(
         self,
         what: Runtime | Release | str | Path,  # a runtime, a release or a bundle's folder
@@ -81,19 +52,16 @@ class Predictor:
         self.version, self.alias, self.model_id = version, alias, model_id
         if log is not None:
             log.open_table(self.schema, model=self.name)
+            # The log's thread would import the driver later, and with it polars, where scikit-learn looks into it half imported
+            import_module("adbc_driver_manager.dbapi")
         self.example_ms = self._warm()
 
     @property
-    def info(self) -> dict:
-        return dict(name=self.name, version=self.version, alias=self.alias)
+    def info(self) -> dict: return dict(name=self.name, version=self.version, alias=self.alias)
 
     @property
     def gives_probabilities(self) -> bool:
-        return (
-            len(self.schema.outputs) == 1
-            and self.schema.classes is not None
-            and self._example.probabilities is not None
-        )
+        return self._example.probabilities is not None and self.schema.classes is not None
 
     def _warm(self) -> float:
         "Answer the input example; the second time is what one row costs, in ms. A model that cannot is not served."
@@ -105,34 +73,27 @@ class Predictor:
 # %% ../nbs/20_server.ipynb #4884cc56
 def predict(
     self: Predictor,
-    rows: Sequence[Mapping],  # one mapping a row, column name -> JSON value
+    rows: Sequence[Mapping],     # one mapping a row, column name -> JSON value
     *,
-    source: str = "api",  # api, demo, batch
+    source: str = "api",         # api, demo, batch
     request: Request | None = None,  # a service row that is logged together with the answer
     claim: Callable[[], bool] | None = None,  # asked before the answer is kept: is it still wanted?
-) -> dict:  # as the HTTP answer
+) -> dict:                       # as the HTTP answer
     "Check, predict and log. Raises `SchemaError` for bad rows and `LogError` when the answer could not be kept."
     columns = self.schema.check(rows)
     return self.answer(columns, len(rows), source=source, request=request, claim=claim)
 
 def answer(
-    self: Predictor,
-    columns: Mapping[str, list],
-    n: int,
-    *,
-    source: str = "api",
-    request: Request | None = None,
+    self: Predictor, columns: Mapping[str, list], n: int, *, source: str = "api", request: Request | None = None,
     claim: Callable[[], bool] | None = None,
 ) -> dict:
     "The same for columns that are checked already: all dialects meet here."
     result = self._compute(columns) if n else None
-    if claim is not None and not claim():
-        raise TimeoutError
+    if claim is not None and not claim(): raise TimeoutError
     predictions = result.predictions if n else []
     ids = uuid7s(n) if n else []
     if self.log is not None and n:
-        if request is not None:
-            request.latency_ms = (time.time() - request.time) * 1000
+        if request is not None: request.latency_ms = (time.time() - request.time) * 1000
         self.log.append(
             Batch(
                 model=self.name,
@@ -151,64 +112,53 @@ def answer(
             *([request] if request is not None else []),
         )
     out = {"predictions": predictions}
-    if n and result.probabilities is not None:
-        out["probabilities"] = result.probabilities
-    if self.schema.classes is not None:
-        out["classes"] = plain(self.schema.classes)
+    if n and result.probabilities is not None: out["probabilities"] = result.probabilities
+    if self.schema.classes is not None: out["classes"] = plain(self.schema.classes)
     out |= {"prediction_ids": ids, "model": self.info}
     marks = self.schema.marks(columns)
-    if marks:
-        out["marks"] = marks[:100]
+    if marks: out["marks"] = marks[:100]
     return out
 
-def _stored(v):
-    return v if type(v) in (int, float, str, bool, type(None), list) else plain(v)
+def _stored(v): return v if type(v) in (int, float, str, bool, type(None), list) else plain(v)
 
 def _compute(self: Predictor, columns: Mapping[str, list]):
     "The model's answer; when the model cannot compute with a number that is far too large, the error names the number."
     try:
         result = self.runtime.predict(columns)
         for values in (result.predictions, result.probabilities):
-            if values is not None and not _is_finite(values):
-                raise ModelError("the model answered with NaN or infinity")
+            if values is not None and not _is_finite(values): raise ModelError("the model answered NaN or infinity")
         return result
     except Exception:
         wrong = [
             dict(row=i, column=c.name, got=repr(v), expected="a number that the model can compute with")
-            for c in self.schema.columns
-            if c.is_numeric
-            for i, v in enumerate(columns[c.name])
-            if v is not None and abs(v) > _TOO_LARGE
+            for c in self.schema.columns if c.is_numeric
+            for i, v in enumerate(columns[c.name]) if v is not None and abs(v) > _TOO_LARGE
         ]
-        if wrong:
-            raise SchemaError(errors=sorted(wrong, key=lambda e: e["row"])[:100]) from None
+        if wrong: raise SchemaError(errors=sorted(wrong, key=lambda e: e["row"])[:100]) from None
         raise
 
 _TOO_LARGE = 1e30  # squares and products of such numbers leave the range of float32, and soon of float64
 
 def _is_finite(values: list) -> bool:
-    try:
-        return bool(np.isfinite(np.asarray(values, dtype=float)).all())
-    except (TypeError, ValueError):
-        return True  # labels that are no numbers
+    try: return bool(np.isfinite(np.asarray(values, dtype=float)).all())
+    except (TypeError, ValueError): return True  # labels that are no numbers
 
 Predictor.predict, Predictor.answer, Predictor._compute = predict, answer, _compute
 
 # %% ../nbs/20_server.ipynb #d4b852ad
+_UUID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+
 def feedback(
     self: Predictor,
     prediction_id: str,
-    label: Any = None,  # what turned out to be true
+    label: Any = None,            # what turned out to be true
     correct: bool | None = None,  # or only: was it right?
     comment: str | None = None,
-    *,
-    source: str = "api",
-) -> str:  # the feedback's id
+    *, source: str = "api",
+) -> str:                         # the feedback's id
     "Log feedback on a prediction. Raises `SchemaError` for a label of another kind than the model's."
-    if self.log is None:
-        raise LogError("feedback: this endpoint keeps no log, expected one started with a log")
+    if self.log is None: raise LogError("feedback: this endpoint keeps no log, expected one started with a log")
     wrong = []
-
     def check(name, value, ok, expected):
         if value is not None and not ok:
             wrong.append(dict(row=None, column=name, got=repr(value)[:60], expected=expected))
@@ -216,8 +166,7 @@ def feedback(
     check(
         "prediction_id",
         prediction_id,
-        isinstance(prediction_id, str)
-        and re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", prediction_id),
+        isinstance(prediction_id, str) and re.fullmatch(_UUID, prediction_id),
         "the id that came with the prediction",
     )
     if prediction_id is None:
@@ -236,8 +185,7 @@ def feedback(
             any(label == c and isinstance(label, bool) == isinstance(c, bool) for c in self.schema.classes),
             f"one of {', '.join(map(repr, self.schema.classes[:20]))}",
         )
-    elif one:
-        check("label", label, isinstance(label, (int, float)) and not isinstance(label, bool), "a number")
+    elif one: check("label", label, isinstance(label, (int, float)) and not isinstance(label, bool), "a number")
     else:
         check(
             "label",
@@ -247,8 +195,7 @@ def feedback(
         )
     if label is None and correct is None and comment is None:
         wrong.append(dict(row=None, column="label", got="nothing", expected="at least one of label, correct, comment"))
-    if wrong:
-        raise SchemaError(errors=wrong)
+    if wrong: raise SchemaError(errors=wrong)
     return self.log.feedback(prediction_id, label=label, correct=correct, comment=comment, source=source)
 
 Predictor.feedback = feedback
@@ -257,43 +204,36 @@ Predictor.feedback = feedback
 def rate_of(text: str):
     "A rate such as `100/minute`, or `ConfigError`."
     from limits import parse
-
-    try:
-        return parse(text)
+    try: return parse(text)
     except (ValueError, TypeError):
         raise ConfigError(f"rate: got {text!r}, expected such as '100/minute' or '5/second'") from None
 
 @dataclass
 class Settings:
     "How an endpoint behaves."
-
     host: str = "127.0.0.1"
     port: int = 0
-    key: str | None = None  # needed as soon as the host is not loopback
-    log: str | bool | None = None  # URL; None: the default log; False: none
-    home: str | None = None  # for spool and keys
+    key: str | None = None          # needed as soon as the host is not loopback
+    log: str | bool | None = None   # URL; None: the default log; False: none
+    home: str | None = None         # for spool and keys
     max_body_mb: float = 16.0
     max_rows: int = 100_000
     timeout_s: float = 60.0
-    root_path: str = ""  # the prefix that a proxy takes away
-    runtime: str | None = None  # force one engine: onnx, sklearn, linear, arrays, frame; None: the fastest proven one
-    details: bool = True  # False: what is wrong with the data is not said, as a public endpoint may want
-    max_queue: int = 256  # requests that may wait for the model; more are told to come back
-    rate: str | None = (
-        None  # such as "100/minute", for each key or, without one, each client's address; in each process
-    )
+    root_path: str = ""             # the prefix that a proxy takes away
+    runtime: str | None = None      # force one engine: onnx, sklearn, linear, arrays, frame; None: the fastest proven
+    details: bool = True            # False: what is wrong with the data is not said, as a public endpoint may want
+    max_queue: int = 256            # requests that may wait for the model; more are told to come back
+    rate: str | None = None         # such as "100/minute" for each key or address, in each process
     demo: bool = False  # the demo page at /demo; where there is a key, it is the page's password
 
     def __post_init__(self):
-        if self.rate is not None:
-            rate_of(self.rate)
+        if self.rate is not None: rate_of(self.rate)
         if self.root_path and not re.fullmatch(r"(/[\w.~-]+)+", self.root_path):
             raise ConfigError(f"root_path: got {self.root_path!r}, expected a prefix such as '/models/risk'")
 
 @dataclass
 class Call:
     "One request, read."
-
     method: str
     path: str
     headers: dict
@@ -304,14 +244,13 @@ class Call:
     rows: int = 0
     logged: bool = False  # was its service row written with the answer?
     logged_as: int | None = None  # the status for the log, when it is not that of HTTP
-    route: str = ""  # the route's name in metrics and in the log: the path without the model's name
-    client: str = ""  # address
+    route: str = ""       # the route's name in metrics and in the log: the path without the model's name
+    client: str = ""      # address
     claimed: Any = field(default_factory=threading.Lock)  # taken by whoever is first: the answer or the timeout
 
 # %% ../nbs/20_server.ipynb #d186d61e
 class App:
     "The endpoint as an ASGI application."
-
     def __init__(self, predictor: Predictor, settings: Settings, page: Any = None):
         self.predictor, self.settings, self.page = predictor, settings, page  # page: an ASGI application for /demo
         self.workers = 2
@@ -342,22 +281,12 @@ class App:
             ("GET", "/docs"): self.docs,
             ("GET", "/"): self.root,
         }
-        self.open = {
-            "/health",
-            "/health/live",
-            "/health/ready",
-            "/ping",
-            "/v2/health/live",
-            "/v2/health/ready",
-            "/docs",
-            "/",
-        }  # without a key
+        self.open = {"/health", "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready",
+                     "/docs", "/"}  # without a key
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "lifespan":
-            return await self._lifespan(receive, send)
-        if scope["type"] != "http":
-            return
+        if scope["type"] == "lifespan": return await self._lifespan(receive, send)
+        if scope["type"] != "http": return
         path, root = _path(scope["path"], self.settings.root_path), self.settings.root_path
         if self.page is not None and path.split("/")[1] == "demo":
             at = root + scope["path"].removeprefix(root)
@@ -450,16 +379,12 @@ def _key(call: Call) -> str:
 def _who(self: App, call: Call) -> str:
     "Whose rate a call counts for: its key's when the key is right, else its address's."
     key = self.settings.key
-    return (
-        "key"
-        if key is not None and hmac.compare_digest(_key(call).encode(), key.encode())
-        else f"address {call.client}"
-    )
+    is_right = key is not None and hmac.compare_digest(_key(call).encode(), key.encode())
+    return "key" if is_right else f"address {call.client}"
 
 def _authorise(self: App, call: Call) -> None:
     "Is a key needed here, and was it given?"
-    if self.settings.key is None or call.route in self.open:
-        return
+    if self.settings.key is None or call.route in self.open: return
     given = _key(call)
     if not given:
         raise Refusal(
@@ -478,16 +403,12 @@ async def _read(self: App, call: Call, receive) -> bytes:
         more and size <= 4 * most
     ):  # a body somewhat over the limit is read to its end, so that the client hears why it is refused
         message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Refusal(400, "the client went away")
+        if message["type"] == "http.disconnect": raise Refusal(400, "the client went away")
         part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
-        if size <= most:
-            parts.append(part)
-        else:
-            parts.clear()
-    if size > most:
-        raise Refusal(413, f"the body has more than {self.settings.max_body_mb:g} MB")
+        if size <= most: parts.append(part)
+        else: parts.clear()
+    if size > most: raise Refusal(413, f"the body has more than {self.settings.max_body_mb:g} MB")
     more_kinds = _ACCEPTED.get(call.route, ())
     if kind not in (JSON, "", *more_kinds) and not kind.endswith("+json"):
         raise Refusal(415, f"got {kind[:80]}, expected {' or '.join((JSON, *more_kinds))}")
@@ -537,13 +458,11 @@ def _work(self: App, call: Call, rows: list) -> Callable[[], dict]:
     service = Request(
         id=call.id, time=call.started, route=call.route, status=200, rows=len(rows), model=p.name, version=p.version
     )
-
     def work():
         out = p.predict(rows, request=service, claim=lambda: call.claimed.acquire(blocking=False))
         call.logged = True
         self.metrics.predicted(len(rows), len(out.get("marks", ())))
         return out
-
     return work
 
 async def _in_thread(self: App, call: Call, work: Callable) -> Any:
@@ -580,13 +499,9 @@ async def _feedback(self: App, call: Call) -> tuple:
         }
     )
 
-App._compute_rows, App._work, App._in_thread, App.predict, App.feedback = (
-    _compute_rows,
-    _work,
-    _in_thread,
-    _predict,
-    _feedback,
-)
+
+App._compute_rows, App._work, App._in_thread = _compute_rows, _work, _in_thread
+App.predict, App.feedback = _predict, _feedback
 App.has_probabilities = property(lambda self: self.predictor.gives_probabilities)
 
 # %% ../nbs/20_server.ipynb #dial0002
@@ -945,20 +860,18 @@ def _bundle_of(what: Any, home: Path) -> tuple[Path, dict]:
 
 # %% ../nbs/20_server.ipynb #5785ed40
 def serve(
-    what: Release | str | Path,  # a release, a bundle's folder, "models:/NAME@ALIAS" or "models:/NAME/VERSION"
+    what: Release | str | Path,   # a release, a bundle's folder, "models:/NAME@ALIAS" or "models:/NAME/VERSION"
     *,
-    port: int = 0,  # 0: any free one
+    port: int = 0,                # 0: any free one
     host: str = "127.0.0.1",
     key: str | bool | None = None,  # callers must send it; True makes one; needed when the host is not loopback
     log: str | bool | None = None,  # the prediction log's URL; None: the default log; False: none
     home: str | Path | None = None,  # for spool and server log; default: the home folder
-    start_s: float = 60,  # how long to wait until it is ready
-    **options,  # more of Settings: max_body_mb, max_rows, timeout_s, max_queue, rate, details, demo, root_path,
-    # runtime
+    start_s: float = 60,          # how long to wait until it is ready
+    **options,                    # more of `Settings`, such as timeout_s, rate, details, demo, root_path
 ) -> Endpoint:
     "Start an endpoint in the background; it ends with this process. Raises `EndpointError` when it does not get ready."
-    if key is True:
-        key = secrets.token_urlsafe(24)
+    if key is True: key = secrets.token_urlsafe(24)
     if key is not None and (not isinstance(key, str) or len(key) < 8):
         raise ConfigError("key: got a short or empty one, expected at least 8 characters, or True to make one")
     if not is_loopback(host) and not key:
@@ -1018,11 +931,8 @@ def serve(
             log_file,
             schema.example()[0],
         )
-    try:
-        _wait_until_ready(endpoint, start_s)
-    except BaseException:
-        endpoint.stop()
-        raise
+    try: _wait_until_ready(endpoint, start_s)
+    except BaseException: endpoint.stop(); raise
     return endpoint
 
 # %% ../nbs/20_server.ipynb #fdc89437
