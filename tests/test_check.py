@@ -37,17 +37,22 @@ def self_contained(fix): return fix.startswith("release = release.")
 
 @pytest.mark.parametrize("beast", zoo.ZOO)
 def test_beast_is_caught_and_its_fix_mends_it(beast):
-    name, status, make = zoo.ZOO[beast]
+    names, status, make = zoo.ZOO[beast]
     sick = make()
-    found = check(sick, only=name)[name]
-    assert found.status == status, found
-    assert any(c.isdigit() for c in found.evidence), f"no number in {found.evidence!r}"
-    if not self_contained(found.fix): return
+    found = check(sick, only=names)
+    for r in found.results:
+        assert r.status == ("warn" if r.name == "performance.throughput" else status), r
+        assert any(c.isdigit() for c in r.evidence), f"no number in {r.evidence!r}"
+    fixes = [r.fix for r in found.results if self_contained(r.fix)]
+    if not fixes: return
     space = {"release": sick}
-    exec(found.fix, space)
-    if name.startswith(("performance", "operations.disk")) and name != "performance.latency": return  # seconds each
-    mended = check(space["release"], only=name)[name]
-    assert mended.status == "pass", mended
+    exec("\n".join(fixes), space)
+    if beast == "expensive":  # measuring it again takes long: its limits now allow what was measured
+        settings = space["release"].settings
+        assert settings["slo"]["p95_ms"] > 60 and settings["limits"]["memory_mb"] > 600
+        return
+    mended = check(space["release"], only=names)
+    assert [r.status for r in mended.results] == ["pass"] * len(names), mended
 
 
 @pytest.mark.parametrize("beast", zoo.REFUSED)
@@ -68,9 +73,9 @@ def raises(what, name, error):
     return lambda patch: patch.setattr(what, name, broken)
 
 
-def other_answers(patch):
-    said = gate.Client.predict
-    patch.setattr(gate.Client, "predict", lambda self, X, **k: 1 - said(self, X, **k))
+def other_client(predict):
+    def feedback(*args, **options): raise EndpointError("the log is gone")
+    return lambda patch: patch.setattr(gate.Bench, "client", SimpleNamespace(predict=predict, feedback=feedback))
 
 
 def no_verdict(proven, said):
@@ -85,14 +90,14 @@ def starts_anyway(patch):
 
 BROKEN = {
     "artefact.tampered": lambda patch: patch.setattr(gate, "load_release", lambda folder: None),
-    "contract.same_answers": other_answers,
+    "contract.same_answers": other_client(lambda X: 1 - zoo.logistic().predict(X)),
     "contract.wrong_type": answers(200),
     "contract.columns": answers(200),
     "contract.malformed": answers(500, b'Traceback (most recent call last)', "text/plain"),
     "contract.key": answers(200),
     "contract.documented": answers(200, b'{"paths": {"/predict": {"post": {"requestBody": {"content": '
                                         b'{"application/json": {}}}}}}, "columns": []}'),
-    "operations.log": raises(gate.Client, "feedback", EndpointError("the log is gone")),
+    "operations.log": other_client(lambda X, return_ids: ([1, 1, 1], ["a", "b", "c"])),
     "operations.ready": answers(503, b'{"status": 503}'),
     "operations.exposed": starts_anyway,
     "operations.proven": no_verdict(False, "import xgboost failed in 1 environment"),
@@ -131,7 +136,7 @@ def test_the_other_checks_pass_where_all_is_well(release, monkeypatch):
 
 
 def test_every_check_has_a_case_that_fails():
-    failing = {name for name, _, _ in zoo.ZOO.values()} | set(BROKEN) | {"quality.champion"}
+    failing = {name for names, _, _ in zoo.ZOO.values() for name in names} | set(BROKEN) | {"quality.champion"}
     assert set(CHECKS) == failing
     assert len(CHECKS) >= 30 and len(zoo.ZOO) >= 18
 

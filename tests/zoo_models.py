@@ -43,13 +43,12 @@ class Answers(RegressorMixin, BaseEstimator):
         if self.how == "constant": out[:] = self.mean_
         if self.how == "column": out = np.column_stack([out, out])
         if self.how == "negative" and (X["bmi"] < 0).any(): raise ValueError("bmi cannot be negative")
-        if self.how == "sleeps": time.sleep(0.03)
-        if self.how == "busy":
-            end = time.process_time() + 0.08
-            while time.process_time() < end: pass
+        if self.how == "expensive":
+            end = time.thread_time() + 0.06
+            while time.thread_time() < end: pass
         if self.how == "holds the lock" and len(X) > 1000: sum(range(150_000_000))
         if self.how == "wakes late" and not awake: time.sleep(4)
-        if self.how == "hog" and not awake and not held: held.append(np.ones(50_000_000))  # 400 MB
+        if self.how == "expensive" and not awake and not held: held.append(np.ones(50_000_000))  # 400 MB
         return out
 
 
