@@ -1127,9 +1127,11 @@ PredictionLog.drain = drain
 
 # %% ../nbs/13_predictions.ipynb #c123290b
 def _start(self: PredictionLog) -> None:
-    "Start the drainer unless it runs."
+    """Start the drainer unless it runs. The driver is imported before, in the caller's thread: it brings polars where that is
+    installed, and scikit-learn fails on a polars that another thread has only half imported."""
     with self._starting:
         if self._thread is None:
+            import adbc_driver_manager.dbapi  # noqa: F401
             self._thread = threading.Thread(target=_drainer, args=(weakref.ref(self), self._wake), daemon=True,
                                             name="deploy_assist drainer")
             self._thread.start()

@@ -221,6 +221,8 @@ def test_check_says_what_it_found(sh, bundle):
     said = json.loads(out)
     assert code == 0 and said["passed"] and {"artefact.types"} < {result["name"] for result in said["results"]}, err
     assert "artefact.types" in sh("check", bundle, "--only", "artefact.types")[1]
+    code, out, err = sh("check", bundle, "--only", "data,privacy", "--budget", "0", "--json")
+    assert code == 1 and {r["status"] for r in json.loads(out)["results"]} == {"skip"}, err
     assert sh("check", bundle, "--only", "no.such.check")[0] == 1
 
 
