@@ -9,6 +9,7 @@ ARGS ?=
 export MLFLOW_DISABLE_TELEMETRY := true
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_OFFLINE := 1
+export ORT_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: help quickstart lab test check notebooks lint lessons tests docs readme \

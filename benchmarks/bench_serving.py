@@ -109,7 +109,8 @@ class Server:
     def __init__(self, name, command, port, folder, sock=None, ready="/"):
         self.name, self.url = name, f"http://127.0.0.1:{port}"
         self.started, self.log = time.perf_counter(), folder / f"{name}.log"
-        env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1"}
+        env = os.environ | quiet | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 ["taskset", "-c", "0", *map(str, command)],

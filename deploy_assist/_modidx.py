@@ -1005,8 +1005,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'deploy_assist.protocols._wrong': ('protocols.html#_wrong', 'deploy_assist/protocols.py'),
                                          'deploy_assist.protocols.chosen': ('protocols.html#chosen', 'deploy_assist/protocols.py'),
                                          'deploy_assist.protocols.csv_rows': ('protocols.html#csv_rows', 'deploy_assist/protocols.py'),
-                                         'deploy_assist.protocols.graphql_names': ( 'protocols.html#graphql_names',
-                                                                                    'deploy_assist/protocols.py'),
                                          'deploy_assist.protocols.graphql_schema_answer': ( 'protocols.html#graphql_schema_answer',
                                                                                             'deploy_assist/protocols.py'),
                                          'deploy_assist.protocols.graphql_sdl': ( 'protocols.html#graphql_sdl',

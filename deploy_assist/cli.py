@@ -145,6 +145,8 @@ def run(
 def _end(signum: int, frame: Any) -> None:
     sys.exit(128 + signum)  # unlike the default, it lets servers be stopped on the way out
 
+_TELEMETRY_OFF = {"MLFLOW_DISABLE_TELEMETRY": "true", "GRADIO_ANALYTICS_ENABLED": "False", "ORT_DISABLE_TELEMETRY": "1"}
+
 def main() -> None:
     "The entry point of `deploy-assist`."
     for wanted in (signal.SIGTERM, signal.SIGHUP):
@@ -152,7 +154,7 @@ def main() -> None:
     if not sys.warnoptions:  # the deprecations of our dependencies are not the reader's business
         for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", kind)
-    for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "GRADIO_ANALYTICS_ENABLED": "False"}.items():
+    for name, value in _TELEMETRY_OFF.items():
         os.environ.setdefault(name, value)
     sys.exit(run())
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TITLES', 'GENERAL', 'OUTPUTS', 'DATATYPES', 'V2_OUTPUTS', 'LIMITS', 'JSON', 'PROBLEM', 'BINARY', 'CSV', 'GRAPHQL',
            'Refusal', 'problem', 'read_json', 'rows_of', 'outputs_of', 'chosen', 'csv_rows', 'mlflow_rows',
-           'mlflow_answer', 'Infer', 'v2_infer', 'v2_answer', 'v2_metadata', 'graphql_names', 'graphql_sdl',
-           'graphql_schema_answer', 'GraphQL', 'row_schema', 'openapi']
+           'mlflow_answer', 'Infer', 'v2_infer', 'v2_answer', 'v2_metadata', 'graphql_sdl', 'graphql_schema_answer',
+           'GraphQL', 'row_schema', 'openapi']
 
 # %% ../nbs/185_protocols.ipynb #pro00003
 import csv, io, json, math, re, struct
@@ -572,17 +572,6 @@ def v2_metadata(schema: Schema, name: str, version: str, probabilities: bool = T
     return dict(name=name, versions=[version], platform="deploy_assist", inputs=inputs, outputs=outputs)
 
 # %% ../nbs/185_protocols.ipynb #pro00061
-def graphql_names(schema: Schema) -> dict[str, str]:
-    "GraphQL name -> column, in the schema's order."
-    out = {}
-    for column in schema.names:
-        name = base = re.sub(r"^(?=[0-9])", "_", re.sub(r"^__", "c__", re.sub(r"[^A-Za-z0-9_]", "_", column)))
-        number = 2
-        while name in out:
-            name, number = f"{base}_{number}", number + 1
-        out[name] = column
-    return out
-
 def _scalar(values: Sequence) -> str:
     "The GraphQL type of some values."
     kinds = {type(v) for v in values}
@@ -616,7 +605,7 @@ def graphql_sdl(schema: Schema) -> str:
     fields = "\n".join(
         f"  {said(f'{column}: {schema[column].expected()}')}\n  {name}: {_field_type(schema[column])}"
         + ("" if schema[column].nullable else "!")
-        for name, column in graphql_names(schema).items()
+        for name, column in schema.graphql_names().items()
     )
     label = _label_type(schema)
     return f""""An integer of more than 32 bits" scalar BigInt
@@ -644,7 +633,7 @@ type Mutation {{
 
 def graphql_schema_answer(schema: Schema) -> dict:
     "What the query `schema` answers."
-    fields = {column: name for name, column in graphql_names(schema).items()}
+    fields = {column: name for name, column in schema.graphql_names().items()}
     columns = [
         dict(
             name=c.name,
@@ -709,7 +698,7 @@ class GraphQL:
 
     def __init__(self, schema: Schema, details: bool = True):
         self.core = need("graphql", "graphql", "GraphQL requests")
-        self.names, self.details = graphql_names(schema), details
+        self.names, self.details = schema.graphql_names(), details
         self.schema = self.core.build_schema(graphql_sdl(schema), no_location=True)
         self.described = graphql_schema_answer(schema)
 
@@ -1113,7 +1102,7 @@ def openapi(
     metadata = get("What goes in and comes out", ref("Metadata"), problem="V2Problem")
     ready = get("Can the model answer?", codes=(503,), problem="V2Problem")
     query = "mutation ($rows: [RowInput!]!) { predict(rows: $rows) { predictions predictionIds } }"
-    named = {g: example[c] for g, c in graphql_names(schema).items()}
+    named = {g: example[c] for g, c in schema.graphql_names().items()}
     out = {
         "openapi": "3.1.0",
         "info": {"title": name, "version": str(version or "0"), "description": f"Predictions of the model {name}."},

@@ -8,7 +8,7 @@ __all__ = ['ORDER', 'SIZES', 'Result', 'is_number', 'is_text', 'Columns', 'block
            'warm', 'explain', 'predict', 'measure', 'load_runtime']
 
 # %% ../nbs/11_runtime.ipynb #5c6635a6
-import copy, json, math, threading, time
+import copy, json, math, os, threading, time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -167,6 +167,7 @@ _CLOSE = 1e-6  # probabilities nearer to each other than this are equal in float
 
 def session(data: bytes) -> Any:
     "An ONNX Runtime session of one thread that keeps quiet."
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.29 it reports on Linux too, and is told so before the import
     ort = need("onnxruntime", "onnx", "ONNX models")
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

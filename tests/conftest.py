@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
-               "RAY_USAGE_STATS_ENABLED": "0", "MPLBACKEND": "agg"}
+               "ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0", "MPLBACKEND": "agg"}
 mark = f"DEPLOY_ASSIST_TESTS={uuid.uuid4().hex}"  # every process that a test starts inherits it
 os.environ.update([mark.split("=")])
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps its own folders of the last runs

@@ -542,7 +542,7 @@ def test_tritonclient(endpoint, mixed, numbers):
                 XX = X if binary else X.fillna({"bmi": 27.0})
                 labels = [v.decode() if isinstance(v, bytes) else v for v in said.as_numpy("prediction")]
                 assert labels == list(release.predict(XX)) and said.get_response()["id"] == "9"
-                np.testing.assert_array_equal(said.as_numpy("probabilities"), release.predict_proba(XX))
+                np.testing.assert_allclose(said.as_numpy("probabilities"), release.predict_proba(XX), rtol=1e-9)
         bad = http.InferInput("age", [1], "INT64")
         bad.set_data_from_numpy(np.array([1]))
         with pytest.raises(Exception, match="column 'bmi': got nothing"):
@@ -568,7 +568,7 @@ def test_mlflow_scoring_client(numbers):
     assert "model" in client.get_version()
     X = pd.DataFrame(np.random.default_rng(1).normal(size=(50, 3)), columns=release.schema.names)
     for data in (X, X.to_numpy(), X.to_numpy().tolist()):
-        np.testing.assert_array_equal(client.invoke(data).get_predictions("ndarray"), release.predict(X))
+        np.testing.assert_allclose(client.invoke(data).get_predictions("ndarray"), release.predict(X), rtol=1e-9)
     with pytest.raises(Exception, match="takes no parameters"):
         client.invoke(X, params={"temperature": 1})
 
@@ -591,9 +591,8 @@ def test_graphql_client(numbers):
         assert names == {"a": "a", "b__kg_": "b (kg)", "c": "c"}
         query = gql.gql(MUTATION)
         query.variable_values = {"rows": X.to_dict("records")}
-        np.testing.assert_array_equal(
-            session.execute(query)["predict"]["predictions"], release.predict(X.rename(columns=names))
-        )
+        answers = session.execute(query)["predict"]["predictions"]
+        np.testing.assert_allclose(answers, release.predict(X.rename(columns=names)), rtol=1e-9)
         query.variable_values = {"rows": [{"a": 1.0, "b__kg_": "2", "c": 3.0}]}
         with pytest.raises(TransportQueryError) as refused:
             session.execute(query)
