@@ -148,6 +148,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'deploy_assist.check._held_out': ('check.html#_held_out', 'deploy_assist/check.py'),
                                      'deploy_assist.check._html': ('check.html#_html', 'deploy_assist/check.py'),
                                      'deploy_assist.check._id_like': ('check.html#_id_like', 'deploy_assist/check.py'),
+                                     'deploy_assist.check._imported': ('check.html#_imported', 'deploy_assist/check.py'),
                                      'deploy_assist.check._is_registered': ('check.html#_is_registered', 'deploy_assist/check.py'),
                                      'deploy_assist.check._judged': ('check.html#_judged', 'deploy_assist/check.py'),
                                      'deploy_assist.check._key': ('check.html#_key', 'deploy_assist/check.py'),

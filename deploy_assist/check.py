@@ -334,13 +334,14 @@ if hasattr(release.model, "predict_proba"): out["probabilities"] = np.asarray(re
 out["again"], out["backwards"] = answers(X), answers(X.iloc[::-1].reset_index(drop=True))[::-1]
 out["alone"] = [answers(X.iloc[i:i + 1].reset_index(drop=True))[0] for i in range(min(20, len(X)))]
 release.model.predict(release.schema.model_input(given))
-out["changed"] = int((given.astype(str) != before.astype(str)).to_numpy().sum())
+both_missing = given.isna() & before.isna()
+out["changed"] = int(((given.astype(object) != before.astype(object)) & ~both_missing).to_numpy().sum())
 json.dump(out, open(sys.argv[3], "w"))
 """
 _KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
 
 def _fresh(self: Bench) -> dict:
-    "What a fresh process says of the bundle; `ModelError` when it could not load it or predict with it."
+    "What a fresh process says of the bundle; `BundleError` when it could not load it or predict with it."
     told, said = self.folder / "rows.json", self.folder / "fresh.json"
     told.write_text(json.dumps(self.schema.rows(self.rows)))
     environment = {k: v for k, v in os.environ.items() if k in _KEPT} | {"DEPLOY_ASSIST_HOME": str(home_folder())}
@@ -366,9 +367,8 @@ def _fresh_process(bench: Bench):
     "The bundle loads in a fresh process and predicts the same to the last bit."
     try: there = bench.fresh
     except BundleError as e:
-        return ("fail", str(e), "", "move what the model needs from the notebook and its environment into an "
-                "importable "
-                "module, fit again, prepare(..., modules=[...])")
+        return ("fail", str(e), "", "move what the model needs from the notebook and its environment into a module, "
+                "fit again, prepare(..., modules=[...])")
     n = _unequal(there["predictions"], bench.answers.tolist())
     if n: return "fail", f"{n} of {len(bench.answers)} predictions differ in a fresh process", "", _SEED
     if "probabilities" in there:
@@ -496,22 +496,23 @@ def _requirements(bench: Bench):
             f"{shorten(', '.join(bench.release.requirements), 160)}")
 
 # %% ../nbs/22_check.ipynb #art00006
+def _imported(node: ast.AST) -> list[str]:
+    "The modules that a line imports."
+    if isinstance(node, ast.Import): return [a.name for a in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+
 def _leanings(source: bytes, known: Iterable[str]) -> list[str]:
     "What a module's source takes from the machine it runs on."
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.match(r"(/|~/|[A-Z]:\\)[\w.-]+[/\\]",
-            node.value):
-            found.append(f"line {node.lineno}: the path {shorten(node.value, 60)!r}")
-        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
-            found.append(f"line {node.lineno}: os.{node.attr}")
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
-            found.append(f"line {node.lineno}: open() of a file")
-        names = [a.name for a in node.names] if isinstance(node,
-                                                           ast.Import) else [node.module or ""] if isinstance(node,
-                                                               ast.ImportFrom) else []
-        for top in {n.split(".")[0] for n in names} - {*known, *sys.stdlib_module_names, ""}:
-            found.append(f"line {node.lineno}: imports {top}, which is not among the requirements")
+        said, is_text = None, isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and re.match(r"(/|~/|[A-Z]:\\)[\w.-]+[/\\]", node.value):
+            said = f"the path {shorten(node.value, 60)!r}"
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"): said = f"os.{node.attr}"
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "open": said = "open() of a file"
+        strange = {n.split(".")[0] for n in _imported(node)} - {*known, *sys.stdlib_module_names, ""}
+        if strange: said = f"imports {', '.join(strange)}, which is not among the requirements"
+        if said: found.append(f"line {node.lineno}: {said}")
     return found
 
 @_check("artefact.modules", "major", 0)
@@ -545,14 +546,13 @@ def _engine(bench: Bench):
     serving = json.loads(raw).get("engine")
     X = bench.rows.iloc[:50]
     there = bench.client.call("POST", "/predict", {"rows": bench.schema.rows(X)})
-    told_p = there.get("probabilities")
-    here = bench.release.predict_proba(X) if told_p is not None else bench.answers[:len(X)]
-    there = np.asarray(told_p if told_p is not None else there["predictions"])
+    if "probabilities" in there: here, there = bench.release.predict_proba(X), there["probabilities"]
+    else: here, there = bench.answers[:len(X)], there["predictions"]
+    here, there = np.asarray(here), np.asarray(there)
     is_number = there.dtype.kind in "fiu"
-    off = float(np.max(np.abs(there.astype(float) - np.asarray(here,
-        dtype=float)))) if is_number else float(np.mean(there != here))
+    off = float(np.max(np.abs(there - here))) if is_number else float(np.mean(there != here))
     said = f"{engine} chosen ({told.get('why')}), {serving} serves; largest difference {off:.2g} in {len(X)} rows"
-    size = max(1.0, float(np.max(np.abs(np.asarray(here, dtype=float))))) if is_number else 1.0
+    size = max(1.0, float(np.max(np.abs(here)))) if is_number else 1.0
     return (("pass" if off <= 1e-5 * size else "fail"), said, "",
             "serve the model with its own engine, and report this")
 
@@ -577,8 +577,8 @@ def _target(bench: Bench):
 def _leakage(bench: Bench):
     "No single column predicts the target all by itself."
     if len(bench.schema) == 1: raise _Skip("the model has one column only")
-    known = {n: s for n, s in bench.facts.get("alone",
-                                              {}).items() if n in bench.schema and bench.schema[n].type != "text"}
+    scores = bench.facts.get("alone", {})
+    known = {n: s for n, s in scores.items() if n in bench.schema and bench.schema[n].type != "text"}
     if not known: raise _Skip("no labels were given to prepare(), or fewer than 20 rows")
     best = max(known, key=known.get)
     said = "0 is a guess, 1 is perfect, on the half of the rows that was not fitted on"
@@ -670,8 +670,8 @@ def _preprocessing(bench: Bench):
     found = [f"{len(scaled)} columns standardised to the last digit: {', '.join(scaled)}"] if scaled else []
     found += [f"{len(shares)} columns scaled to [0, 1]: {', '.join(shares)}"] if shares else []
     found += [f"one-hot encoded, each row sums to 1: {names}" for names in _one_hot(X)]
-    found += [f"1 column of numbers for categories: "
-              f"{n}" for n in numbers if re.search(r"_(code|codes|encoded|enc|ordinal)$", n)]
+    coded = [n for n in numbers if re.search(r"_(code|codes|encoded|enc|ordinal)$", n)]
+    if coded: found.append(f"{len(coded)} columns of numbers for categories: {', '.join(coded)}")
     if len(sparse) >= 30: found.append(f"{len(sparse)} columns of mostly 0, such as counted words")
     if not found: return "pass", f"none of {len(bench.schema)} columns looks scaled or encoded before the pipeline"
     return ("warn", shorten("; ".join(found), 400),
@@ -747,7 +747,7 @@ def _wrong_type(bench: Bench):
     bad = _refusals(bench, cases)
     if bad:
         return "fail", f"{len(bad)} of {len(cases)} wrong values were not refused: {'; '.join(bad[:3])}", "", _DEFECT
-    shown = ", ".join({f"{json.dumps(v)} for {c}" for c, v in cases[:2]})
+    shown = ", ".join(f"{json.dumps(v)} for {c}" for c, v in cases[:2])
     return "pass", f"{len(cases)} wrong values ({shown}) were refused with the column's name"
 
 # %% ../nbs/22_check.ipynb #con00001
@@ -1011,8 +1011,8 @@ def _quality(bench: Bench):
 # %% ../nbs/22_check.ipynb #qua00003
 def _ece(p: np.ndarray, hit: np.ndarray, bins: int = 10) -> float:
     "Expected calibration error over bins of equal size, 0 to 1."
-    return float(sum(len(part) * abs(p[part].mean() - hit[part].mean()) for part in np.array_split(np.argsort(p),
-        bins)) / len(p))
+    parts = np.array_split(np.argsort(p), bins)
+    return float(sum(len(part) * abs(p[part].mean() - hit[part].mean()) for part in parts) / len(p))
 
 @_check("quality.calibration", "major", 0)
 def _calibration(bench: Bench):
@@ -1281,8 +1281,8 @@ def _personal(values: Iterable) -> dict[str, int]:
     found: dict[str, int] = {}
     for v in values:
         if not isinstance(v, str): continue
-        for kind in {suggest_sensitivity("", [part]) for part in {v,
-            *v.split()[:200]}} - {None}: found[kind] = found.get(kind, 0) + 1
+        kinds = {suggest_sensitivity("", [part]) for part in {v, *v.split()[:200]}} - {None}
+        for kind in kinds: found[kind] = found.get(kind, 0) + 1
     return found
 
 @_check("privacy.examples", "critical", 0)
@@ -1312,8 +1312,7 @@ def _texts(bench: Bench):
     if not bad:
         return ("pass", f"{len(open_)} text columns are logged; nothing personal in 300 rows of each, "
                 f"{len(columns) - len(open_)} have a policy")
-    said = ("; ".join(f"{n}: {', '.join(f'{k} {kind}' for kind, k in kinds.items())} in 300 rows" for n,
-                      kinds in bad.items()))
+    said = "; ".join(f"{n}: {', '.join(f'{k} {kind}' for kind, k in bad[n].items())} in 300 rows" for n in bad)
     return ("fail", said, "\n".join(f"release = release.edit({n!r}, policy='drop')" for n in bad),
             "or clean the text before it is sent")
 
@@ -1324,9 +1323,8 @@ def _private_baseline(bench: Bench):
     found = [c.name for c in private if base[c.name].notna().any()]
     if not found:
         return "pass", f"0 of {len(bench.schema)} columns are hashed or dropped in the log and yet in the baseline"
-    return ("warn", f"baseline.parquet holds {len(base):,} rows with {', '.join(found)}, which the log may not keep",
-            "",
-            "keep the bundle as private as the training data, or train without these columns")
+    said = f"baseline.parquet holds {len(base):,} rows with {', '.join(found)}, which the log may not keep"
+    return ("warn", said, "", "keep the bundle as private as the training data, or train without these columns")
 
 # %% ../nbs/22_check.ipynb #adv00001
 def advise(

@@ -257,8 +257,8 @@ def crashes_below_zero(): return odd("negative")
 
 @caught_by("performance.latency", "performance.memory", "operations.disk", "performance.throughput")
 def expensive():
-    limits = {"memory_mb": 480.0, "rows_per_day": 10**12}
-    return odd("expensive", settings={"slo": {"p95_ms": 20.0}, "limits": limits})
+    limits = {"memory_mb": 480.0, "rows_per_day": 10**12, "requests_per_core_s": 100.0}
+    return odd("expensive", settings={"slo": {"p95_ms": 10.0}, "limits": limits})
 
 
 @caught_by("performance.start")

@@ -44,7 +44,7 @@ class Answers(RegressorMixin, BaseEstimator):
         if self.how == "column": out = np.column_stack([out, out])
         if self.how == "negative" and (X["bmi"] < 0).any(): raise ValueError("bmi cannot be negative")
         if self.how == "expensive":
-            end = time.thread_time() + 0.06
+            end = time.thread_time() + 0.015
             while time.thread_time() < end: pass
         if self.how == "holds the lock" and len(X) > 1000: sum(range(150_000_000))
         if self.how == "wakes late" and not awake: time.sleep(4)
