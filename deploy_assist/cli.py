@@ -407,14 +407,26 @@ def _key_in(file: Path) -> str:
     if not key: raise ConfigError(f"{file}: got an empty file, expected a key on its first line")
     return key
 
+def _keys_in(file: Path) -> dict[str, str]:
+    "What `serve` is told of a file that holds a key on its first line, or a store of keys."
+    return {"keys": str(file)} if file.read_text(encoding="utf-8").lstrip().startswith("{") else {"key": _key_in(file)}
+
 @command("serve")
 @click.argument("source")
 @_host
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: 8000 when it is free, else any that is.")
 @click.option("--log", metavar="URL", help="Where predictions are kept; default: DEPLOY_ASSIST_LOG_URL, else SQLite.")
 @click.option("--no-log", is_flag=True, help="Keep no predictions.")
-@click.option("--key-file", metavar="FILE", type=_file, help="Callers must send the key on its first line.")
-def _serve(source: str, host: str, port: int | None, log: str | None, no_log: bool, key_file: Path | None) -> Answer:
+@click.option("--key-file", metavar="FILE", type=_file, help="A key on its first line, or the store of `key create --file`.")
+@click.option("--tls-cert", metavar="FILE", type=_file, help="Speak https with this certificate (PEM) ...")
+@click.option("--tls-key", metavar="FILE", type=_file, help="... and its key.")
+@click.option("--tls-self-signed", is_flag=True, help="Speak https with a certificate that is made here, for a first try.")
+@click.option("--jwt", nargs=3, metavar="ISSUER AUDIENCE JWKS", help="An issuer's tokens are keys too; JWKS: a file.")
+@click.option("--root-path", default="", metavar="/PREFIX", help="The prefix under which a proxy shows the endpoint.")
+@click.option("--demo", is_flag=True, help="Also the demo page, at /demo.")
+def _serve(source: str, host: str, port: int | None, log: str | None, no_log: bool, key_file: Path | None,
+           tls_cert: Path | None, tls_key: Path | None, tls_self_signed: bool, jwt: tuple | None, root_path: str,
+           demo: bool) -> Answer:
     """Serve a model over HTTP, until Ctrl-C.
 
     \b
@@ -423,8 +435,12 @@ def _serve(source: str, host: str, port: int | None, log: str | None, no_log: bo
       deploy-assist serve bundle --host 0.0.0.0 --key-file key.txt"""
     if log and no_log: raise click.UsageError("--log and --no-log exclude each other")
     from deploy_assist.server import serve
-    endpoint = serve(source, host=host, port=_choose(port, 8000, host), key=_key_in(key_file) if key_file else None,
-                     log=False if no_log else log)
+    if tls_self_signed and tls_cert: raise click.UsageError("--tls-self-signed and --tls-cert exclude each other")
+    told = {} if key_file is None else _keys_in(key_file)
+    if tls_cert or tls_key: told |= dict(tls_cert=tls_cert and str(tls_cert), tls_key=tls_key and str(tls_key))
+    if jwt: told["jwt"] = dict(zip(("issuer", "audience", "jwks"), jwt))
+    endpoint = serve(source, host=host, port=_choose(port, 8000, host), log=False if no_log else log,
+                     tls_self_signed=tls_self_signed, root_path=root_path, demo=demo, **told)
     value = dict(url=endpoint.url, name=endpoint.name, version=endpoint.version, pid=os.getpid())
     text = f"{endpoint.name} at {endpoint.url}, documentation at {endpoint.url}/docs\n{endpoint.curl}\nCtrl-C stops it"
     return Answer(value, text, stay=lambda: until_stopped(endpoint, is_alive=lambda: endpoint.is_running))

@@ -6,7 +6,7 @@
 __all__ = ['Client', 'call', 'schema', 'predict', 'feedback', 'ready']
 
 # %% ../nbs/21_client.ipynb #41f74c23
-import http.client, json, time
+import http.client, json, ssl, time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ class Client:
         key: str | None = None,
         *,
         timeout_s: float = 30,  # for each request
+        ca: str | None = None,  # file of a certificate to trust beside the system's; default: the endpoint's own
         retries: int = 3,       # after a failed connection or a 503
         rows_per_request: int = 5000,
     ):
@@ -40,6 +41,7 @@ class Client:
             rows_per_request,
         )
         self._parts, self._connection, self._schema = parts, None, None
+        self.ca = ca or getattr(url, "ca", None)
 
     def close(self) -> None:
         "Close the connection; the next call opens one again."
@@ -54,8 +56,12 @@ class Client:
 def _send(self: Client, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
     "One request on the kept connection."
     if self._connection is None:
-        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(self._parts.hostname, self._parts.port, timeout=self.timeout_s)
+        where = dict(host=self._parts.hostname, port=self._parts.port, timeout=self.timeout_s)
+        if self._parts.scheme == "http": self._connection = http.client.HTTPConnection(**where)
+        else:
+            trusted = ssl.create_default_context()
+            if self.ca: trusted.load_verify_locations(self.ca)
+            self._connection = http.client.HTTPSConnection(**where, context=trusted)
     headers = {"Content-Type": "application/json"} if body is not None else {}
     if self.key: headers["Authorization"] = f"Bearer {self.key}"
     self._connection.request(method, self._parts.path.rstrip("/") + path, body, headers)

@@ -11,7 +11,7 @@ __all__ = ['FIELDS', 'UNKNOWN', 'MANY', 'FIRST', 'MOST_BATCH_ROWS', 'CSS', 'PICT
            'table_html', 'build_demo', 'Demo', 'demo', 'mounted']
 
 # %% ../nbs/23_demo.ipynb #ab34df3f
-import contextlib, hmac, html, http.client, io, json, keyword, logging, math, os, re, socket, tempfile
+import contextlib, html, http.client, io, json, keyword, logging, math, os, re, socket, tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin
 
+from .access import Access
 from .config import home_folder
 from .errors import ConfigError, DemoError, DeployAssistError, SchemaError, need
 from .release import Release
@@ -1636,19 +1637,21 @@ def _local_without_proxy():
 # %% ../nbs/23_demo.ipynb #mount002
 def mounted(
     predictor: Any,          # the endpoint's own
-    key: str | None = None,  # the page's password, when there is one
+    access: Access | None = None,  # who may see the page: a key for predictions is its password; None: everybody
     root_path: str = "",     # the prefix that a proxy takes away
 ) -> Any:                    # an ASGI application that answers below /demo
     "The demo page as a part of an endpoint."
     from fastapi import FastAPI  # Gradio brings it
     gr = _gradio()
-    def is_right(user: str, password: str) -> bool: return hmac.compare_digest(password.encode(), key.encode())
+    def is_right(user: str, password: str) -> bool:
+        caller = access.who(password)
+        return caller is not None and caller.allows("predict")
     return gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         build_demo(predictor, endpoint="..").queue(default_concurrency_limit=4),
         "/demo",
-        auth=None if key is None else is_right,
-        auth_message="The password is the endpoint's key.",
+        auth=None if access is None else is_right,
+        auth_message="The password is a key of the endpoint.",
         root_path=f"{root_path}/demo" if root_path else None,
         footer_links=[],
         run_history=False,

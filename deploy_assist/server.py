@@ -7,7 +7,7 @@ __all__ = ['Predictor', 'predict', 'answer', 'feedback', 'rate_of', 'Settings', 
            'is_loopback', 'open_log', 'run', 'Endpoint', 'serve']
 
 # %% ../nbs/20_server.ipynb #988b35ec
-import asyncio, atexit, hmac, json, math, os, re, secrets, signal, socket, subprocess, sys, threading, time
+import asyncio, atexit, json, math, os, re, secrets, signal, socket, ssl, subprocess, sys, threading, time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -24,6 +24,7 @@ from urllib.request import Request as UrlRequest, urlopen
 import msgspec
 import numpy as np
 
+from .access import Access, Caller, KeyStore, Tokens, self_signed
 from .config import home_folder
 from .errors import ConfigError, DeployAssistError, EndpointError, LogError, MissingExtraError, ModelError
 from .errors import SchemaError, one_line
@@ -224,10 +225,18 @@ class Settings:
     details: bool = True            # False: what is wrong with the data is not said, as a public endpoint may want
     max_queue: int = 256            # requests that may wait for the model; more are told to come back
     rate: str | None = None         # such as "100/minute" for each key or address, in each process
+    keys: str | None = None         # the file of keys that deploy-assist key create makes
+    jwt: dict | None = None         # issuer, audience, jwks (a file): tokens of an issuer are keys too
+    tls_cert: str | None = None     # PEM files: the endpoint speaks https
+    tls_key: str | None = None
     demo: bool = False  # the demo page at /demo; where there is a key, it is the page's password
 
     def __post_init__(self):
         if self.rate is not None: rate_of(self.rate)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls: got one of tls_cert and tls_key, expected both or neither")
+        if self.jwt is not None and set(self.jwt) != {"issuer", "audience", "jwks"}:
+            raise ConfigError(f"jwt: got {', '.join(self.jwt) or 'nothing'}, expected issuer, audience and jwks")
         if self.root_path and not re.fullmatch(r"(/[\w.~-]+)+", self.root_path):
             raise ConfigError(f"root_path: got {self.root_path!r}, expected a prefix such as '/models/risk'")
 
@@ -242,6 +251,7 @@ class Call:
     id: str = field(default_factory=uuid7)
     started: float = field(default_factory=time.time)
     rows: int = 0
+    caller: Caller | None = None  # who asks, where keys are needed
     logged: bool = False  # was its service row written with the answer?
     logged_as: int | None = None  # the status for the log, when it is not that of HTTP
     route: str = ""       # the route's name in metrics and in the log: the path without the model's name
@@ -251,13 +261,14 @@ class Call:
 # %% ../nbs/20_server.ipynb #d186d61e
 class App:
     "The endpoint as an ASGI application."
-    def __init__(self, predictor: Predictor, settings: Settings, page: Any = None):
+    def __init__(self, predictor: Predictor, settings: Settings, page: Any = None, access: Access | None = None):
         self.predictor, self.settings, self.page = predictor, settings, page  # page: an ASGI application for /demo
         self.workers = 2
         self.pool = ThreadPoolExecutor(max_workers=self.workers, thread_name_prefix="predict")
         self.metrics, self.stopping = Metrics(), False
         self.running: set = set()  # what the pool computes or has in its queue
         self.rate = Rate(settings.rate) if settings.rate else None
+        self.access = access if access is not None else Access(settings.key)
         self.graphql_side: GraphQL | None = None
         self.routes: dict[tuple[str, str], Callable] = {
             ("POST", "/predict"): self.predict,
@@ -336,8 +347,7 @@ async def _answer(self: App, call: Call, receive) -> tuple:
             offered = sorted({m for m, p in self.routes if p == call.route})
             if not offered: raise Refusal(404, f"{call.path[:200]} is not a route of this endpoint; /docs lists them")
             raise Refusal(405, f"{call.path} takes {' and '.join(offered)}", headers={"Allow": ", ".join(offered)})
-        if self.rate is not None and call.route not in self.open: self.rate.check(self._who(call))
-        self._authorise(call)
+        if call.route not in self.open: self._authorise(call)
         if call.method == "POST":
             call.body = await self._read(call, receive)
         return await route(call)
@@ -376,22 +386,20 @@ def _key(call: Call) -> str:
     given = call.headers.get("authorization", "")
     return given[7:] if given[:7].lower() == "bearer " else call.headers.get("x-api-key", "")
 
-def _who(self: App, call: Call) -> str:
-    "Whose rate a call counts for: its key's when the key is right, else its address's."
-    key = self.settings.key
-    is_right = key is not None and hmac.compare_digest(_key(call).encode(), key.encode())
-    return "key" if is_right else f"address {call.client}"
-
 def _authorise(self: App, call: Call) -> None:
-    "Is a key needed here, and was it given?"
-    if self.settings.key is None or call.route in self.open: return
-    given = _key(call)
-    if not given:
-        raise Refusal(
-            401, "send the key as Authorization: Bearer KEY, or as X-API-Key", headers={"WWW-Authenticate": "Bearer"}
-        )
-    if not hmac.compare_digest(given.encode(), self.settings.key.encode()):
-        raise Refusal(401, "this key is not known here", headers={"WWW-Authenticate": "Bearer"})
+    "Is a key needed here, was it given, may it do this, and not too often? Guesses count for the address that they come from."
+    given = "" if self.access.is_open else _key(call)
+    call.caller = self.access.who(given) if given else None
+    if self.rate is not None: self.rate.check(f"key {call.caller.id}" if call.caller else f"address {call.client}")
+    if self.access.is_open: return
+    asks = {"WWW-Authenticate": "Bearer"}
+    if not given: raise Refusal(401, "send the key as Authorization: Bearer KEY, or as X-API-Key", headers=asks)
+    if call.caller is None: raise Refusal(401, "this key is not known here, or has ended", headers=asks)
+    needed = _SCOPES.get(call.route)
+    if needed and not call.caller.allows(needed): raise Refusal(403, f"this key is not for {needed}")
+
+_SCOPES = {"/feedback": "feedback", "/metrics": "metrics"} | dict.fromkeys(
+    ("/predict", "/invocations", "/graphql", "/v2/models/{name}/infer"), "predict")  # the rest: any key
 
 async def _read(self: App, call: Call, receive) -> bytes:
     "The body, within limits and of a kind that we read."
@@ -424,7 +432,7 @@ async def _read(self: App, call: Call, receive) -> bytes:
 
 _ACCEPTED = {"/invocations": (CSV,), "/v2/models/{name}/infer": (BINARY,)}  # beside JSON
 
-App._who, App._authorise, App._read = _who, _authorise, _read
+App._authorise, App._read = _authorise, _read
 
 # %% ../nbs/20_server.ipynb #rate0002
 class Rate:
@@ -547,8 +555,12 @@ async def _graphql(self: App, call: Call) -> tuple:
 
     def work():
         return self.graphql_side.answer(
-            data, lambda rows: self._work(call, rows)() if rows else _no_rows(), p.feedback, p.info
+            data, lambda rows: self._work(call, rows)() if rows else _no_rows(), feedback, p.info
         )
+
+    def feedback(*args, **given):
+        if call.caller is not None and not call.caller.allows("feedback"): raise SchemaError("this key is not for feedback")
+        return p.feedback(*args, **given)
 
     out = await self._in_thread(call, work)
     if "errors" in out:
@@ -667,7 +679,7 @@ App.prometheus, App._record = _prometheus, _record
 async def _openapi(self: App, call: Call) -> tuple:
     "GET /openapi.json"
     p = self.predictor
-    has_key, root = self.settings.key is not None, self.settings.root_path
+    has_key, root = not self.access.is_open, self.settings.root_path
     return _json_answer(openapi(p.schema, p.name, p.version, has_key, root, self.has_probabilities))
 
 _CSP = {
@@ -749,9 +761,10 @@ def run(
     log = open_log(settings.log, settings.home)
     page, runtime = None, load_runtime(folder, settings.runtime)
     predictor = Predictor(runtime, log, version=version, alias=alias, model_id=model_id)
+    access = Access(settings.key, settings.keys, Tokens(**settings.jwt) if settings.jwt else None)
     if settings.demo:  # a higher floor, and Gradio: imported only when a person asks for the page
-        page = import_module("deploy_assist.demo").mounted(predictor, settings.key, settings.root_path)
-    app = App(predictor, settings, page)
+        page = import_module("deploy_assist.demo").mounted(predictor, access if not access.is_open else None, settings.root_path)
+    app = App(predictor, settings, page, access)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -762,6 +775,8 @@ def run(
         timeout_graceful_shutdown=10,
         timeout_keep_alive=30,
         ws="none",
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
     uvicorn.Server(config).run(sockets=[sock])
 
@@ -782,7 +797,8 @@ class Endpoint:
     "A running endpoint: `.url`, `.stop()`, `.logs()`; a context manager."
 
     def __init__(
-        self, process, url: str, key: str | None, name: str, version: str | None, log_file: Path, example: dict
+        self, process, url: str, key: str | None, name: str, version: str | None, log_file: Path, example: dict,
+        ca: str | None = None,
     ):
         self._process, self.url, self.key, self.name, self.version, self._log_file, self._example = (
             process,
@@ -793,6 +809,7 @@ class Endpoint:
             log_file,
             example,
         )
+        self.ca = ca  # the certificate to trust, when it is self-signed
         _running.add(self)
 
     def __enter__(self): return self
@@ -819,7 +836,8 @@ class Endpoint:
         "A command that asks for a prediction."
         key = f" -H 'Authorization: Bearer {self.key}'" if self.key else ""
         body = json.dumps({"rows": [self._example]}, ensure_ascii=False).replace("'", "'\\''")
-        return f"curl -s {self.url}/predict -H 'Content-Type: application/json'{key} -d '{body}'"
+        ca = f" --cacert '{self.ca}'" if self.ca else ""
+        return f"curl -s{ca} {self.url}/predict -H 'Content-Type: application/json'{key} -d '{body}'"
 
     def __repr__(self):
         return (
@@ -867,6 +885,7 @@ def serve(
     key: str | bool | None = None,  # callers must send it; True makes one; needed when the host is not loopback
     log: str | bool | None = None,  # the prediction log's URL; None: the default log; False: none
     home: str | Path | None = None,  # for spool and server log; default: the home folder
+    tls_self_signed: bool = False,  # https with a certificate that is made here, for a first try
     start_s: float = 60,          # how long to wait until it is ready
     **options,                    # more of `Settings`, such as timeout_s, rate, details, demo, root_path
 ) -> Endpoint:
@@ -874,11 +893,23 @@ def serve(
     if key is True: key = secrets.token_urlsafe(24)
     if key is not None and (not isinstance(key, str) or len(key) < 8):
         raise ConfigError("key: got a short or empty one, expected at least 8 characters, or True to make one")
-    if not is_loopback(host) and not key:
-        raise ConfigError(
-            f"host: got {host!r}, which others can reach, without a key; expected key=True (makes one) or key='...'"
-        )
     home = home_folder(home)
+    if not is_loopback(host) and not (key or options.get("keys") or options.get("jwt")):
+        if not KeyStore(home / "keys.json").keys():
+            raise ConfigError(
+                f"host: got {host!r}, which others can reach, without a key; expected key=True (makes one), key='...', "
+                "or keys made by deploy-assist key create"
+            )
+        options["keys"] = str(home / "keys.json")
+    if options.get("keys") is not None:
+        if not KeyStore(options["keys"]).keys():
+            raise ConfigError(f"keys: got {options['keys']}, which holds none; expected a file of deploy-assist key create")
+        options["keys"] = str(Path(options["keys"]).absolute())
+    ca = None
+    if tls_self_signed:
+        names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), *([host] if host not in ("", "0.0.0.0", "::") else [])}
+        ca, secret = map(str, self_signed(home / "tls", sorted(names)))
+        options |= dict(tls_cert=ca, tls_key=secret)
     try:
         settings = Settings(
             host=host,
@@ -924,25 +955,28 @@ def serve(
         schema = Schema.from_dict(json.loads((folder / "schema.json").read_bytes()))
         endpoint = Endpoint(
             process,
-            f"http://{shown}:{sock.getsockname()[1]}{settings.root_path}",
+            f"{'https' if settings.tls_cert else 'http'}://{shown}:{sock.getsockname()[1]}{settings.root_path}",
             key,
             name,
             info.get("version"),
             log_file,
             schema.example()[0],
+            ca,
         )
     try: _wait_until_ready(endpoint, start_s)
     except BaseException: endpoint.stop(); raise
     return endpoint
 
 # %% ../nbs/20_server.ipynb #fdc89437
+_OWN = ssl._create_unverified_context()  # our own process on this machine, asked only whether it is up
+
 def _wait_until_ready(endpoint: Endpoint, start_s: float) -> None:
     end, said = time.monotonic() + start_s, "no answer yet"
     while time.monotonic() < end:
         if not endpoint.is_running:
             raise EndpointError(f"the endpoint did not start: {endpoint.logs().strip()[-600:] or 'no message'}")
         try:
-            with urlopen(UrlRequest(f"{endpoint.url}/health/ready"), timeout=2): return
+            with urlopen(UrlRequest(f"{endpoint.url}/health/ready"), timeout=2, context=_OWN): return
         except HTTPError as e: said = e.read().decode(errors="replace")[:300]
         except (URLError, OSError) as e: said = str(e)
         time.sleep(0.05)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from deploy_assist import Client, ConfigError, EndpointError, PredictionLog, SchemaError, serve
+from deploy_assist.access import SCOPES, KeyStore
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +159,61 @@ def test_keys(endpoint, row):
     assert ask(endpoint, "POST", "/predict", row, key=None, X_API_Key="a-key-of-the-tests")[0] == 200
     assert ask(endpoint, "GET", "/health/live", key=None)[0] == 200
     with pytest.raises(ConfigError, match="without a key"): serve(endpoint.home, host="0.0.0.0")
+
+
+def test_keys_of_a_store_have_scopes_and_end_while_it_runs(bundle, tmp_path, row):
+    store = KeyStore(tmp_path / "keys.json")
+    with pytest.raises(ConfigError, match="which holds none"): serve(bundle, keys=store.path, home=tmp_path)
+    made = {scope: store.create(scope, [scope])[0] for scope in SCOPES}
+    with serve(bundle, keys=store.path, log=f"sqlite:///{tmp_path}/log.db", home=tmp_path) as endpoint:
+        asked = dict(predict=("POST", "/predict", row), metrics=("GET", "/metrics", None))
+        for scope, (method, path, body) in asked.items():
+            got = {name: ask(endpoint, method, path, body, key=key)[0] for name, key in made.items()}
+            assert got == dict.fromkeys(SCOPES, 403) | {scope: 200, "admin": 200}
+        id = ask(endpoint, "POST", "/predict", row, key=made["predict"])[2]["prediction_ids"][0]
+        told = {"prediction_id": id, "label": 1}
+        assert [ask(endpoint, "POST", "/feedback", told, key=made[s])[0] for s in ("predict", "feedback")] == [403, 200]
+        query = "mutation ($id: ID!) { feedback(predictionId: $id, label: 1) { feedbackId } }"
+        question = {"query": query, "variables": {"id": id}}
+        assert ask(endpoint, "POST", "/graphql", question, key=made["feedback"])[0] == 403
+        refused = ask(endpoint, "POST", "/graphql", question, key=made["predict"])[2]
+        assert "not for feedback" in refused["errors"][0]["message"] and not refused.get("data")
+        assert ask(endpoint, "GET", "/schema", key=made["metrics"])[0] == 200
+        new, _ = store.rotate("predict")
+        assert [ask(endpoint, "POST", "/predict", row, key=key)[0] for key in (made["predict"], new)] == [401, 200]
+        store.revoke(new.split("_")[1])
+        status, headers, problem = ask(endpoint, "POST", "/predict", row, key=new)
+        assert status == 401 and headers["WWW-Authenticate"] == "Bearer" and "ended" in problem["detail"]
+        assert made["admin"] not in endpoint.logs()
+
+
+def test_others_are_let_in_by_the_store_of_the_home_folder(bundle, tmp_path, row):
+    key, _ = KeyStore(tmp_path / "keys.json").create("a colleague")
+    with serve(bundle, host="0.0.0.0", log=False, home=tmp_path) as endpoint:
+        assert [ask(endpoint, "POST", "/predict", row, key=k)[0] for k in (None, "guess", key)] == [401, 401, 200]
+
+
+def test_tokens_of_an_issuer_are_keys(bundle, tmp_path, row):
+    import jwt
+    from cryptography.hazmat.primitives.asymmetric import ec
+    secret = ec.generate_private_key(ec.SECP256R1())
+    public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(secret.public_key())) | {"kid": "1"}
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [public]}))
+    told = dict(issuer="https://id.example.org", audience="risk", jwks=str(tmp_path / "jwks.json"))
+    claims = dict(iss=told["issuer"], aud="risk", sub="ward", scope="predict")
+    def token(**more): return jwt.encode(claims | dict(exp=time.time() + 60) | more, secret, "ES256", headers={"kid": "1"})
+    with serve(bundle, jwt=told, log=False, home=tmp_path) as endpoint:
+        tokens = (token(), token(exp=time.time() - 60), token(scope="metrics"), token(aud="other"))
+        assert [ask(endpoint, "POST", "/predict", row, key=t)[0] for t in tokens] == [200, 401, 403, 401]
+
+
+def test_https_with_a_certificate_made_here(bundle, tmp_path, patients):
+    X = patients.X_test.iloc[:3]
+    with serve(bundle, tls_self_signed=True, log=False, home=tmp_path) as endpoint:
+        assert endpoint.url.startswith("https://127.0.0.1") and "--cacert" in endpoint.curl
+        with Client(endpoint) as client: assert (client.predict(X) == patients.predict(X)).all()
+        with Client(endpoint.url, ca=endpoint.ca) as client: assert (client.predict(X) == patients.predict(X)).all()
+        with pytest.raises(EndpointError, match="certificate"): Client(endpoint.url, retries=0).predict(X)
 
 
 def test_documents(endpoint, patients):
