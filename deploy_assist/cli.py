@@ -199,7 +199,8 @@ def _prepared(
     except TypeError as e: raise ConfigError(f"what the function returned does not fit prepare: {e}") from None
     try: return prepare(*args, **options)
     except UntrustedTypeError as e:
-        yes = [t for t, what in e.types.items() if _says_yes(f"The model holds {t}, {what}. Its code runs. Trust it?")]
+        def ask(t, what): return _says_yes(f"The model holds {t}, {what.rstrip('.')}. Its code runs. Trust it?")
+        yes = [t for t, what in e.types.items() if ask(t, what)]
         if not yes or len(yes) < len(e.types): raise
         return prepare(*args, **options | {"trusted": [*options.get("trusted", ()), *yes]})
 

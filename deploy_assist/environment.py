@@ -7,7 +7,7 @@ __all__ = ['requirements_of', 'lock_of', 'Lock', 'differences', 'lock', 'Proof',
 
 # %% ../nbs/15_environment.ipynb #env00002
 import ast, base64, io, json, os, pickle, platform, re, shutil, signal, subprocess, sys, tempfile, time, zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions, packages_distributions
@@ -23,18 +23,24 @@ from .errors import ModelError, ProofError
 from .release import Release, read_manifest
 
 # %% ../nbs/15_environment.ipynb #421388df
+def _nodes(node: Any) -> Iterator[dict]:
+    "All dictionaries in a skops schema."
+    if isinstance(node, dict): yield node
+    for v in node.values() if isinstance(node, dict) else node if isinstance(node, list) else (): yield from _nodes(v)
+
+def _schema_of(artefact: bytes) -> dict: return json.loads(zipfile.ZipFile(io.BytesIO(artefact)).read("schema.json"))
+
 def _modules_in(artefact: bytes) -> frozenset[str]:
     "Full names of the modules of all types in a skops artefact, without Python's own."
-    schema = json.loads(zipfile.ZipFile(io.BytesIO(artefact)).read("schema.json"))
-    found = set()
-    def walk(node):
-        if isinstance(node, dict):
-            if isinstance(node.get("__module__"), str): found.add(node["__module__"])
-            for v in node.values(): walk(v)
-        elif isinstance(node, list):
-            for v in node: walk(v)
-    walk(schema)
-    return frozenset(m for m in found if m.partition(".")[0] not in {"__main__", *sys.stdlib_module_names})
+    found = {node.get("__module__") for node in _nodes(_schema_of(artefact))}
+    skip = {"__main__", *sys.stdlib_module_names}
+    return frozenset(m for m in found if isinstance(m, str) and m.partition(".")[0] not in skip)
+
+def _words_in(artefact: bytes) -> frozenset[str]:
+    "Texts in an artefact that could name a module, such as the \"pandas\" of `set_output(transform=\"pandas\")`."
+    found = {n["content"].strip('"') for n in _nodes(_schema_of(artefact))
+             if n.get("__loader__") == "JsonNode" and isinstance(n.get("content"), str)}
+    return frozenset(word for word in found if word in _tops)
 
 def _imports_of(source: bytes) -> frozenset[str]:
     "Full names of the modules that a source imports, anywhere in it, without Python's own."
@@ -190,8 +196,8 @@ def _environ() -> dict[str, str]:
 
 # %% ../nbs/15_environment.ipynb #envc0004
 _BASE = frozenset({"numpy", "scikit-learn", "scipy", "skops"})  # the format itself needs them
-_seen: dict[tuple, set[str]] = {}      # (packages, sources, kind of rows) -> modules that work with these packages
-_more: dict[tuple, frozenset] = {}     # (modules, packages, sources, kind of rows) -> packages that nobody declared
+_seen: dict[tuple, set[str]] = {}   # (packages, sources, kind of rows) -> modules and words that work with these packages
+_more: dict[tuple, frozenset] = {}  # (modules and words, packages, sources, kind of rows) -> packages that nobody declared
 
 def requirements_of(
     artefact: bytes,                              # in the skops format
@@ -209,6 +215,7 @@ def requirements_of(
     packages |= {_owner(m) for source in modules.values() for m in others(_imports_of(source))} - {None}
     if isinstance(rows, pd.DataFrame | pd.Series): packages |= {"pandas"}
     rest = (packages, sha256(repr(sorted(modules.items())).encode()).hexdigest(), type(rows).__name__)
+    inside |= _words_in(artefact)
     if (inside, *rest) in _more: packages |= _more[inside, *rest]
     elif not inside <= _seen.get(rest, set()):
         found = _tried(artefact, modules, rows, packages)

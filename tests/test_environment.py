@@ -2,6 +2,7 @@
 import http.server
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,12 +19,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from deploy_assist import ModelError, ProofError, check, prepare
 from deploy_assist.environment import Lock, _tops, differences, lock, lock_of, prove, proven, requirements_of
 from deploy_assist.release import dump_model
 
+program = Path(sys.executable).with_name("deploy-assist")
 rng = np.random.default_rng(0)
 X = pd.DataFrame({"a": rng.normal(size=60), "b": rng.normal(size=60)})
 y = (X.a > X.b).astype(int)
@@ -90,6 +92,14 @@ def test_what_nobody_declared_is_found_and_what_is_optional_is_not(site):
     found = names(requirements_of(artefact, rows=X[:2]))
     assert found == {"lazy-steps", "undeclared-thing", "numpy", "pandas", "scikit-learn", "scipy", "skops"}
     assert names(requirements_of(artefact, rows=X[:2])) == found, "the second time from memory"
+
+
+def test_a_setting_that_asks_for_a_package_is_not_hidden_by_a_model_of_the_same_classes():
+    rows, labels = X.to_numpy(), y.to_numpy()
+    plain = make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, labels)
+    framed = make_pipeline(StandardScaler(), LogisticRegression()).set_output(transform="pandas").fit(rows, labels)
+    assert "pandas" not in names(requirements_of(dump_model(plain), rows=rows[:2]))
+    assert "pandas" in names(requirements_of(dump_model(framed), rows=rows[:2]))
 
 
 def test_packages_that_share_a_name_and_an_editable_install(site, tmp_path):
@@ -192,6 +202,31 @@ def test_a_proof_is_kept_for_the_lock_and_the_kind_of_model(release, proof, monk
     assert prove(release) == proven(release) == prove(retrained) == made
     assert proven(replace(release, modules={"mine.py": b""}, folder=None)) is None
     assert proven(with_lock(release, release.parts["requirements.lock"] + b"# \n")) is None
+
+
+def test_the_command_reads_a_kept_proof(release, proof, tmp_path):
+    made, home, _ = proof
+    bundle = release.save(tmp_path / "bundle")
+    done = subprocess.run([program, "prove", bundle, "--json"], env=os.environ | {"DEPLOY_ASSIST_HOME": str(home)},
+                          capture_output=True, text=True, timeout=120)
+    assert (done.returncode, json.loads(done.stdout)) == (0, made.to_dict()), done.stderr
+
+
+def test_ctrl_c_in_the_command_leaves_nothing(release, home, tmp_path):
+    bundle = release.save(tmp_path / "bundle")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        settings = {"UV_DEFAULT_INDEX": index, "PIP_INDEX_URL": index, "UV_CACHE_DIR": str(tmp_path / "cache")}
+        process = subprocess.Popen([program, "prove", bundle], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   env=os.environ | settings)
+        try:
+            while not (line := process.stderr.readline()).startswith("[1/"): assert line, "it ended by itself"
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None: process.kill(); process.communicate()
+    assert (process.returncode, out) == (1, "") and "nothing of the proof was left" in err, err
+    assert not home.exists() and not processes_of(home)
 
 
 @pytest.mark.parametrize("way", ["event", "Ctrl-C"])
