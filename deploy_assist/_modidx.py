@@ -1558,6 +1558,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'deploy_assist.schema.mlflow_dict': ('schema.html#mlflow_dict', 'deploy_assist/schema.py'),
                                       'deploy_assist.schema.mlflow_signature': ('schema.html#mlflow_signature', 'deploy_assist/schema.py'),
                                       'deploy_assist.schema.model_input': ('schema.html#model_input', 'deploy_assist/schema.py'),
+                                      'deploy_assist.schema.personal_kind': ('schema.html#personal_kind', 'deploy_assist/schema.py'),
                                       'deploy_assist.schema.plain': ('schema.html#plain', 'deploy_assist/schema.py'),
                                       'deploy_assist.schema.pydantic_model': ('schema.html#pydantic_model', 'deploy_assist/schema.py'),
                                       'deploy_assist.schema.rows': ('schema.html#rows', 'deploy_assist/schema.py'),

@@ -32,7 +32,7 @@ from .predictions import PredictionLog
 from .prepare import facts
 from .quality import wilson
 from .release import Release, dump_model, load_model, load_release, untrusted_types
-from .schema import Column, suggest_sensitivity
+from .schema import Column, personal_kind
 from .server import Endpoint, _bundle_of, serve
 
 # %% ../nbs/22_check.ipynb #87ab0d9e
@@ -1281,7 +1281,7 @@ def _personal(values: Iterable) -> dict[str, int]:
     found: dict[str, int] = {}
     for v in values:
         if not isinstance(v, str): continue
-        kinds = {suggest_sensitivity("", [part]) for part in {v, *v.split()[:200]}} - {None}
+        kinds = {personal_kind(part) for part in {v, *v.split()[:200]}} - {None}
         for kind in kinds: found[kind] = found.get(kind, 0) + 1
     return found
 

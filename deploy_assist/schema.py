@@ -21,10 +21,10 @@ from .errors import ConfigError, Lazy, SchemaError, need
 
 # %% auto #0
 __all__ = ['TYPES', 'POLICIES', 'UNSEEN', 'MOST_CATEGORIES', 'MOST_LEVELS', 'MANY', 'TASKS', 'MOST_ERRORS', 'VERDICTS', 'Column',
-           'suggest_sensitivity', 'plain', 'learn_column', 'Schema', 'as_frame', 'learn', 'check', 'to_frame', 'rows',
-           'frame', 'model_input', 'marks', 'edit', 'edits', 'as_code', 'Change', 'Compatibility', 'compare', 'to_dict',
-           'from_dict', 'example', 'json_schema', 'graphql_names', 'graphql_type', 'pydantic_model', 'mlflow_columns',
-           'mlflow_dict', 'mlflow_signature', 'from_mlflow', 'describe']
+           'suggest_sensitivity', 'personal_kind', 'plain', 'learn_column', 'Schema', 'as_frame', 'learn', 'check',
+           'to_frame', 'rows', 'frame', 'model_input', 'marks', 'edit', 'edits', 'as_code', 'Change', 'Compatibility',
+           'compare', 'to_dict', 'from_dict', 'example', 'json_schema', 'graphql_names', 'graphql_type',
+           'pydantic_model', 'mlflow_columns', 'mlflow_dict', 'mlflow_signature', 'from_mlflow', 'describe']
 
 # %% ../nbs/01_schema.ipynb #lazy0004
 pd = Lazy("pandas")
@@ -386,6 +386,19 @@ def suggest_sensitivity(
 
 _THINGS = frozenset("""product company brand city town state region country title book movie song artist team station
     species job occupation department school hospital university model item drug disease diagnosis street""".split())
+
+# %% ../nbs/01_schema.ipynb #pk000001
+_BARE = (r"\d{9}", r"\d{11}")  # a number of this length is an id by chance every tenth time
+
+def personal_kind(
+    text: str,  # one value, or one word of a text
+) -> str | None:  # such as "e-mail", or None
+    "What kind of personal data one text shows by itself."
+    tight = text.replace(" ", "")
+    for kind, pattern, test in _FORMS:
+        if kind == "ip address" or pattern in _BARE: continue
+        if re.fullmatch(pattern, tight) and (test is None or test(tight)): return kind
+    return "phone" if re.search(r"(?<!\w)\+\d[\d\s()/.-]{7,18}\d", text) else None
 
 # %% ../nbs/01_schema.ipynb #9d8861cd
 def plain(v: Any) -> Any:

@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 from deploy_assist import prepare
+from deploy_assist.environment import lock_of
 
 zoo_models.awake = True
 ZOO: dict[str, tuple] = {}  # beast -> checks, status, function
@@ -91,8 +92,7 @@ def healthy(folder: Path):
                       trusted=["zoo_features.log_age"], settings={"labels": {"source": "feedback", "delay_days": 30}})
     proof = {"proven": True, "why": "", "max_difference": 0.0}
     engine = json.dumps({"engine": "sklearn", "why": "asked for", "engines": {"sklearn": proof}}).encode()
-    lock = "\n".join([*release.requirements, "joblib==1.5.0"]) + "\n"
-    return replace(release, parts=release.parts | {"engine.json": engine, "requirements.lock": lock.encode()})
+    return replace(release, parts=release.parts | {"engine.json": engine})
 
 
 # --- artefact
@@ -308,11 +308,15 @@ def the_first_of_its_name(): return logistic()
 
 
 @caught_by("operations.locked", status="warn")
-def no_lock(): return logistic()
+def no_lock():
+    release = logistic()
+    return replace(release, parts={k: v for k, v in release.parts.items() if k != "requirements.lock"})
 
 
 @caught_by("operations.locked")
-def lock_of_another_model(): return replace(logistic(), parts={"requirements.lock": b"numpy==1.0.0\npandas\n"})
+def lock_of_another_model():
+    release = logistic()
+    return replace(release, parts=release.parts | {"requirements.lock": lock_of(["click"])})
 
 
 # --- privacy
