@@ -554,7 +554,11 @@ def export(
         return Export(None, first, gate.count)
 
 # %% ../nbs/14_export.ipynb #exp00061
-def _told(most: float) -> float: return float(f"1e{int(np.ceil(np.log10(max(most, 1e-16))))}") if np.isfinite(most) else None
+_STEPS = (1e-12, 1e-9, 1e-6, LIMIT)  # coarse, so that the last bit of a sum does not change the bundle's hash
+
+def _told(most: float) -> float | None:
+    "The step that a largest difference stays below."
+    return next((step for step in _STEPS if most <= step), None)
 
 def engines(
     model: Any,
