@@ -1265,7 +1265,7 @@ def _log_bytes(bench: Bench) -> float:
     return size / max(n, 1)
 
 # %% ../nbs/22_check.ipynb #pri00001
-_WAYS = "or policy='drop'; or say that it is none: release.edit(column, sensitivity=None)"
+_WAYS = "hash it, drop it (policy='drop'), or say that it is none: release.edit(column, sensitivity=None)"
 
 @_check("privacy.columns", "critical", 0)
 def _privacy(bench: Bench):
@@ -1314,7 +1314,7 @@ def _texts(bench: Bench):
                 f"{len(columns) - len(open_)} have a policy")
     said = "; ".join(f"{n}: {', '.join(f'{k} {kind}' for kind, k in bad[n].items())} in 300 rows" for n in bad)
     return ("fail", said, "\n".join(f"release = release.edit({n!r}, policy='drop')" for n in bad),
-            "or clean the text before it is sent")
+            "keep the text out of the log, or clean it before it is sent")
 
 @_check("privacy.baseline", "minor", 0)
 def _private_baseline(bench: Bench):
