@@ -14,7 +14,8 @@ root = Path(__file__).resolve().parent.parent
 # The names that users, the documentation and acceptance checks call
 promised = """prepare Release load_release check Readiness register promote rollback history serve Endpoint Client demo Demo
     PredictionLog Schema Column compare Verdict report Report wizard DeployAssistError SchemaError ModelError BundleError
-    UntrustedTypeError RegistryError LogError EndpointError DemoError ReportError ConfigError MissingExtraError""".split()
+    UntrustedTypeError RegistryError LogError EndpointError DemoError ReportError ConfigError MissingExtraError
+    prove Proof ProofError""".split()
 planned = {"schedule", "package", "document", "retrain"}  # verbs whose modules are still to come
 
 
