@@ -485,16 +485,17 @@ def _proof(release: Release, lock: Lock, making: Path, progress: Callable, cance
     bundle, where, uv = release.save(making / "bundle"), making / "environment", _uv()
     rows = release.schema.model_input(release.schema.frame(release.baseline[release.schema.names].iloc[:200]))
     proba = hasattr(release.model, "predict_proba")
-    def there(): return sum(not p.name.startswith("pip-") for p in where.glob("lib/*/site-packages/*.dist-info"))
+    def there(): return len(list(where.glob("lib/*/site-packages/*.dist-info")))
     def step(done, what): progress(done, count + 3, what)
     step(0, "making a virtual environment")
     python = _python_for(lock)
-    make = [uv, "venv", "--no-project", "--python", python, where] if uv else [python, "-m", "venv", where]
+    make = [uv, "venv", "--no-project", "--python", python, where] if uv else [python, "-m", "venv", "--without-pip", where]
     code, _, err = _run(make, cancel, env=_installer())
     if code: raise _failed("making a virtual environment", err)
     inside = next(p for p in (where / "bin" / "python", where / "Scripts" / "python.exe") if p.exists())
-    install = [uv, "pip", "install", "--python", inside] if uv else [inside, "-I", "-m", "pip", "install", "--no-input"]
-    code, said, err = _run([*install, "--no-deps", "-r", making / "requirements.lock"], cancel,
+    pip = [uv, "pip", "install", "--python", inside]
+    if not uv: pip = [sys.executable, "-m", "pip", "--python", inside, "install", "--no-input"]  # pip itself stays outside
+    code, said, err = _run([*pip, "--no-deps", "-r", making / "requirements.lock"], cancel,
                            lambda: step(1 + min(there(), count), f"installing {count} packages: {there()} there"),
                            env=_installer())
     if code: raise _failed(f"installing {count} packages", err or said.decode(errors="replace"))
