@@ -1183,7 +1183,7 @@ def _label_path(bench: Bench):
     if told.get("source"):
         late = f", about {told['delay_days']:g} days later" if "delay_days" in told else ""
         return "pass", f"labels come from {told['source']!r}{late}"
-    return ("warn", "nothing says where true outcomes come from: without them quality is only estimated",
+    return ("warn", "0 sources of true outcomes are named: without them quality is only estimated",
             "release = release.configure(labels={'source': 'feedback', 'delay_days': 30})",
             "say where labels come from (feedback, a table) and how late")
 
@@ -1221,7 +1221,7 @@ def _proven(bench: Bench):
     "The requirements were proven in an environment that holds nothing else."
     proof = proven(bench.release)
     if proof is None:
-        return ("warn", "not proven yet: no environment was built from the lock",
+        return ("warn", "not proven yet: 0 environments were built from the lock",
                 "from deploy_assist.environment import prove\nprove(release)")
     return (("pass" if proof.proven else "fail"), str(proof.said), "",
             "add the package that is missing to the requirements, prepare again")
