@@ -80,12 +80,15 @@ async def app(scope, receive, send):
     if scope["type"] != "http": return
     more = True
     while more: more = (await receive()).get("more_body", False)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.start", "status": 200, "headers": [
+        (b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())]})
     await send({"type": "http.response.body", "body": BODY})
-uvicorn.run(app, fd=int(sys.argv[1]), log_level="error", access_log=False, lifespan="off", loop="uvloop", http="httptools")
+# not fd=, which uvicorn takes for a Unix socket, without TCP_NODELAY
+config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", loop="uvloop", http="httptools")
+uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
 '''
 ORT = '''
-import sys, numpy as np, onnxruntime as ort, orjson, uvicorn
+import socket, sys, numpy as np, onnxruntime as ort, orjson, uvicorn
 options = ort.SessionOptions(); options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = ort.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
 kinds = {"tensor(double)": np.float64, "tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(string)": object,
@@ -98,9 +101,12 @@ async def app(scope, receive, send):
     rows = orjson.loads(body)["rows"]
     out = session.run(None, {n: np.array([r[n] for r in rows], dtype=k).reshape(-1, 1) for n, k in inputs})
     answer = orjson.dumps({"predictions": out[0], "probabilities": out[-1]}, option=orjson.OPT_SERIALIZE_NUMPY)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.start", "status": 200, "headers": [
+        (b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]})
     await send({"type": "http.response.body", "body": answer})
-uvicorn.run(app, fd=int(sys.argv[1]), log_level="error", access_log=False, lifespan="off", loop="uvloop", http="httptools")
+# not fd=, which uvicorn takes for a Unix socket, without TCP_NODELAY
+config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", loop="uvloop", http="httptools")
+uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
 '''
 
 
@@ -110,6 +116,7 @@ class Server:
         self.name, self.url = name, f"http://127.0.0.1:{port}"
         self.started, self.log = time.perf_counter(), folder / f"{name}.log"
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1"}
+        quiet["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where MLflow looks for uvicorn
         env = os.environ | quiet | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
