@@ -997,7 +997,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'deploy_assist.protocols._place': ('protocols.html#_place', 'deploy_assist/protocols.py'),
                                          'deploy_assist.protocols._places': ('protocols.html#_places', 'deploy_assist/protocols.py'),
                                          'deploy_assist.protocols._records': ('protocols.html#_records', 'deploy_assist/protocols.py'),
-                                         'deploy_assist.protocols._said': ('protocols.html#_said', 'deploy_assist/protocols.py'),
                                          'deploy_assist.protocols._scalar': ('protocols.html#_scalar', 'deploy_assist/protocols.py'),
                                          'deploy_assist.protocols._some': ('protocols.html#_some', 'deploy_assist/protocols.py'),
                                          'deploy_assist.protocols._split': ('protocols.html#_split', 'deploy_assist/protocols.py'),

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from .errors import SchemaError, need
-from .schema import Column, Schema, plain
+from .schema import Column, Schema, _said, plain
 
 # %% ../nbs/185_protocols.ipynb #pro00011
 TITLES = {
@@ -63,11 +63,6 @@ def problem(
 
 def _wrong(column: str | None, got: str, expected: str, row: int | None = None) -> dict:
     return dict(row=row, column=column, got=got, expected=expected)
-
-def _said(v: Any) -> str:
-    "A value for an error message, short."
-    said = "an object" if isinstance(v, dict) else f"a list of {len(v)}" if isinstance(v, list) else repr(v)
-    return said if len(said) <= 60 else said[:57] + "..."
 
 # %% ../nbs/185_protocols.ipynb #pro00021
 def _no_twice(pairs: list) -> dict:
