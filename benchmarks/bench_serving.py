@@ -34,7 +34,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from deploy_assist.prepare import prepare
-from deploy_assist.server import listen
+from deploy_assist.endpoint import listen
 
 KEY = "a-key-of-the-benchmark"
 

@@ -33,7 +33,7 @@ from .prepare import facts
 from .quality import wilson
 from .release import Release, dump_model, load_model, load_release, untrusted_types
 from .schema import Column, personal_kind
-from .server import Endpoint, _bundle_of, serve
+from .endpoint import Endpoint, _bundle_of, serve
 
 # %% ../nbs/22_check.ipynb #87ab0d9e
 STATUSES = ("pass", "warn", "fail", "skip")

@@ -435,7 +435,7 @@ def _serve(source: str, host: str, port: int | None, log: str | None, no_log: bo
       deploy-assist serve models:/patients@champion --port 8000
       deploy-assist serve bundle --host 0.0.0.0 --key-file key.txt"""
     if log and no_log: raise click.UsageError("--log and --no-log exclude each other")
-    from deploy_assist.server import serve
+    from deploy_assist.endpoint import serve
     if tls_self_signed and tls_cert: raise click.UsageError("--tls-self-signed and --tls-cert exclude each other")
     told = {} if key_file is None else _keys_in(key_file)
     if tls_cert or tls_key: told |= dict(tls_cert=tls_cert and str(tls_cert), tls_key=tls_key and str(tls_key))

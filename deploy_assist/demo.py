@@ -279,7 +279,7 @@ def predictor_for(
         return what
     url = what if isinstance(what, str) and what.startswith(("http://", "https://")) else getattr(what, "url", None)
     if isinstance(url, str): return Remote(url, key or getattr(what, "key", None))
-    from deploy_assist.server import Predictor, open_log
+    from deploy_assist.predictor import Predictor, open_log
     if isinstance(what, Release): return Predictor(what, open_log(log))
     if isinstance(what, str) and what.startswith("models:"):
         from deploy_assist.registry import resolve

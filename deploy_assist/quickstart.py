@@ -27,7 +27,7 @@ from .predictions import PredictionLog
 from .registry import history, promote, register
 from .prepare import prepare
 from .report import report
-from .server import Endpoint, listen, serve
+from .endpoint import Endpoint, listen, serve
 
 # %% ../nbs/29_quickstart.ipynb #0681252e
 UNITS = dict(age="years", bmi="kg/m2", bp="mmHg", s1="mg/dl", s2="mg/dl", s3="mg/dl", s6="mg/dl")

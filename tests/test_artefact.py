@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from deploy_assist import BundleError, ConfigError, ModelError, UntrustedTypeError, load_release, prepare, register
-from deploy_assist.release import dump_model, untrusted_types
+from deploy_assist.release import _files, dump_model, untrusted_types
 
 rng, n = np.random.default_rng(0), 240
 X = pd.DataFrame({"a": rng.normal(size=n), "b": rng.normal(size=n), "c": rng.integers(0, 9, n).astype(float)})
@@ -93,6 +94,7 @@ except ImportError: pass
 
 FRESH = """
 import json, sys, warnings
+from hashlib import sha256
 from pathlib import Path
 warnings.simplefilter("ignore")
 from deploy_assist import load_release
@@ -406,6 +408,11 @@ def test_the_same_bundle_from_a_cell_the_command_and_the_wizard(releases, tmp_pa
     form = wizard(**told).wait()
     form.run("model", {"name": "iris"})
     form.wait()
+    cell, command, clicked = (
+        {name: sha256(data).hexdigest() for name, data in _files(release).items()}
+        for release in (prepare(**told), load_release(tmp_path / "bundle"), form.release)
+    )
+    assert cell == command == clicked  # file by file, so that a failure names the file
     assert prepare(**told).hash == load_release(tmp_path / "bundle").hash == form.release.hash
     form.run("contract")
     form.wait()

@@ -9,7 +9,7 @@ import pytest
 from deploy_assist import Schema, SchemaError
 from deploy_assist.rows import Decoder, Marker, check_columns
 from deploy_assist.runtime import as_lists
-from deploy_assist.server import Refusal, read_json, rows_of
+from deploy_assist.protocols import Refusal, read_json, rows_of
 
 rng = np.random.default_rng(0)
 X = pd.DataFrame({

@@ -299,7 +299,8 @@ from sklearn.linear_model import LogisticRegression
 from urllib.request import urlopen, Request
 from urllib.error import HTTPError
 from deploy_assist.prepare import prepare
-from deploy_assist.server import App, Predictor, Settings, listen
+from deploy_assist.endpoint import listen; from deploy_assist.predictor import Predictor
+from deploy_assist.server import App, Settings
 import threading, uvicorn
 X = pd.DataFrame(dict(bmi=np.linspace(18, 45, 40))); y = (X.bmi > 30).astype(int)
 model = make_pipeline(FunctionTransformer(refuse), LogisticRegression()).fit(X, y)
