@@ -96,9 +96,11 @@ def as_lists(schema: Schema, columns: Mapping[str, Sequence]) -> dict[str, list]
     "Columns as `Schema.check` gives them."
     block = getattr(columns, "numbers", None)
     if block is None: return {n: v if isinstance(v := columns[n], list) else v.tolist() for n in schema.names}
-    out = dict(zip(columns.names, block.tolist())) | columns.others
-    gaps = bool(np.isnan(block).any())
-    for name, j, kind in _kinds(schema):
+    kinds, gaps = _kinds(schema), bool(np.isnan(block).any())
+    out = {name: None for name, _, _ in kinds}
+    out.update(zip(columns.names, block.tolist()))
+    out.update(columns.others)
+    for name, j, kind in kinds:
         if j is not None and (kind or gaps): out[name] = _listed(out[name], kind, gaps)
     return out
 
