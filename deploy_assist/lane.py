@@ -16,17 +16,18 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from .predictions import Request, uuid7, uuid7s
 from .predictor import Predictor, keyed_ids
 from .protocols import JSON
-from .server import SHORT_MS, App, Call, head
+from .server import SHORT_MS, SOURCES, App, Call, head
 
 # %% ../nbs/202_lane.ipynb #lane0005
 class Item:
     "A request in the lane. To its connection it stands where uvicorn's own cycle would: what comes after it waits."
-    __slots__ = ("way", "headers", "body", "rows", "predictor", "n", "ids", "service", "started", "id", "answer", "ms",
+    __slots__ = ("way", "headers", "body", "rows", "predictor", "n", "ids", "service", "started", "id", "answer", "ms", "source",
                  "response_complete", "disconnected", "keep_alive", "more_body", "message_event")
 
     def __init__(self, way: "Way", headers: Mapping[bytes, bytes], body: bytes, predictor: Predictor, started: float):
         self.way, self.headers, self.body, self.predictor, self.started = way, headers, body, predictor, started
         self.rows, self.n, self.ids, self.service, self.id, self.answer, self.ms = None, 0, None, None, "", None, 0.0
+        self.source = "api"
         self.response_complete = self.disconnected = self.more_body = False
         self.keep_alive, self.message_event = True, _nobody_waits
 
@@ -63,6 +64,9 @@ class Lane:
         item.n = 1 if item.rows is None else len(item.rows)
         item.ms = p.expected_ms(item.n)
         if item.n > app.settings.max_rows: return False
+        if b"x-source" in headers:
+            item.source = headers[b"x-source"].decode("latin-1")
+            if item.source not in SOURCES: return False
         way.cycle = item
         self.waiting.append(item)
         if not self.is_due and not self.running:
@@ -97,11 +101,13 @@ def turn(self: Lane) -> None:
     "Answer what waits."
     self.is_due = False
     if self.running or not self.waiting: return
-    p, is_quick, part = self.waiting[0].predictor, self.waiting[0].ms < SHORT_MS, []
+    first = self.waiting[0]
+    p, is_quick, part = first.predictor, first.ms < SHORT_MS, []
     left, rest = SHORT_MS if is_quick else _BATCH, []
     for item in self.waiting:
         cost = item.ms if is_quick else item.n
-        fits = item.predictor is p and (item.ms < SHORT_MS) == is_quick and (left >= cost or not part)
+        is_alike = item.predictor is p and item.source == first.source and (item.ms < SHORT_MS) == is_quick
+        fits = is_alike and (left >= cost or not part)
         if fits: part.append(item); left -= cost
         else: rest.append(item)
     self.waiting[:] = rest
@@ -158,9 +164,10 @@ def _together(self: Lane, p: Predictor, part: list[Item], claim: Claim) -> None:
         key = item.headers.get(b"idempotency-key")
         if key is not None: item.ids = keyed_ids(key.decode("latin-1"), item.n)
         item.service = Request(
-            id=item.id, time=item.started, route="/predict", status=200, rows=item.n, model=p.name, version=p.version
+            id=item.id, time=item.started, route="/predict", status=200, rows=item.n, model=p.name, version=p.version,
+            source=item.source,
         )
-    answers = p.answer_all(columns, part, claim=claim.acquire)
+    answers = p.answer_all(columns, part, source=part[0].source, claim=claim.acquire)
     unusual = sum(len(a["marks"]) for a in answers if "marks" in a)
     self.app.metrics.predicted(sum(item.n for item in part), unusual)
     for item, answer in zip(part, answers): item.answer = _encode(answer)
@@ -220,8 +227,9 @@ class Way(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if (
-            self.url in self.lane.paths and self.parser.get_method() == b"POST" and self.parser.should_keep_alive()
-            and (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+            self.url in self.lane.paths and self.parser.get_method() == b"POST" and not self.expect_100_continue
+            and self.parser.should_keep_alive() and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
         ): self.held, self.size = [], 0
         else: self._go_long()
 
