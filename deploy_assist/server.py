@@ -7,7 +7,7 @@ __all__ = ['SOURCES', 'SHORT_MS', 'rate_of', 'Settings', 'Call', 'head', 'App', 
 
 # %% ../nbs/20_server.ipynb #988b35ec
 import asyncio, json, math, re, sys, threading, time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from .access import Access, Caller
 from .errors import ConfigError, LogError, MissingExtraError, SchemaError, one_line
 from .predictions import Request, uuid7
 from .predictor import Predictor, keyed_ids
-from .protocols import BINARY, CSV, GRAPHQL, JSON, PROBLEM, GraphQL, Refusal, _kind, _only
+from .protocols import BINARY, CSV, GRAPHQL, JSON, PROBLEM, GraphQL, Refusal, Table, _kind, _only
 from .protocols import chosen, outputs_of, problem, read_json, rows_of
 from .protocols import csv_rows, mlflow_answer, mlflow_rows, openapi, v2_answer, v2_infer, v2_metadata
 
@@ -301,12 +301,13 @@ def _answered(self: App, call: Call, p: Predictor, columns: Mapping, n: int) -> 
     self.metrics.predicted(n, len(out.get("marks", ())))
     return out
 
-def _of_rows(self: App, call: Call, p: Predictor, rows: list) -> dict:
+def _of_rows(self: App, call: Call, p: Predictor, rows: Sequence) -> dict:
     "The same for rows that are not checked yet."
     call.n = len(rows)
     if len(rows) > self.settings.max_rows:
         raise Refusal(413, f"got {len(rows):,} rows, expected at most {self.settings.max_rows:,} in one request")
-    return self._answered(call, p, p.schema.check(rows), len(rows))
+    columns = p.decoder.check(rows.columns) if isinstance(rows, Table) else p.schema.check(rows)
+    return self._answered(call, p, columns, len(rows))
 
 async def _timely(self: App, call: Call, work: Callable) -> Any:
     "At once what is short, in the pool what is not, so that health answers meanwhile."
