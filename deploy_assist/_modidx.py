@@ -898,6 +898,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'deploy_assist/predictions.py'),
                                            'deploy_assist.predictions._window_of': ( 'predictions.html#_window_of',
                                                                                      'deploy_assist/predictions.py'),
+                                           'deploy_assist.predictions._without_places': ( 'predictions.html#_without_places',
+                                                                                          'deploy_assist/predictions.py'),
                                            'deploy_assist.predictions._write': ('predictions.html#_write', 'deploy_assist/predictions.py'),
                                            'deploy_assist.predictions._write_all': ( 'predictions.html#_write_all',
                                                                                      'deploy_assist/predictions.py'),

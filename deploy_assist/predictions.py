@@ -1246,14 +1246,22 @@ def health(self: PredictionLog) -> Health:
     s = self.spool
     said = _Said(self.drained, self.broken_count, self.error) if self.drains else self._ask()
     reason = "; ".join(r for r in (s.full, f"rows wait in the spool: {said.error}" if said.error else "") if r)
+    if reason: reason = self._without_places(reason)
     mb = round((s.size + s.others) / 2**20, 3)
     return Health(not s.full, reason, mb, s.limit / 2**20, said.drained, said.broken)
+
+def _without_places(self: PredictionLog, text: str) -> str:
+    "A reason that names neither files nor hosts."
+    places = {self.target.shown: "of the log", self.target.where: "the log's database", str(self.home): "home"}
+    for place, name in places.items(): text = text.replace(place, name)
+    text = re.sub(r"(?<![\w:/])/[^\s:;'\"]*/", "", text)
+    return re.sub(r'server at "[^"]*"(?: \([^)]*\))?, port \d+', "server", text)
 
 def pending(self: PredictionLog) -> int:
     "Predictions in the spool, of all processes, that are not yet in the database."
     return self.spool.pending()
 
-PredictionLog.health, PredictionLog.pending = health, pending
+PredictionLog.health, PredictionLog._without_places, PredictionLog.pending = health, _without_places, pending
 
 # %% ../nbs/13_predictions.ipynb #drn00002
 _SILENT_S = 10.0  # a drainer that said nothing for so long is gone
