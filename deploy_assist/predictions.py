@@ -1433,21 +1433,57 @@ PredictionLog._reading, PredictionLog.count = _reading, count
 
 # %% ../nbs/13_predictions.ipynb #a1cf6aca
 _FIRST = dict(integer="0", float="0.0", boolean="0", time="0", naive="0")
+_TOGETHER = 32  # numbers of a row in one value
 
 def _select(db: _Database, table: str, columns: Sequence[tuple[str, str]], where: str = "") -> "pa.Table":
     "Rows of a table, as Arrow in the types of `columns`, (name, stored as)."
-    import pyarrow as pa
-    sql = f"SELECT {', '.join(_q(n) for n, _ in columns)} FROM {_q(table)}{where}"
+    return _typed(db, _fetch(db, table, columns, where), columns)
+
+def _groups(columns: Sequence[tuple[str, str]]) -> list[list[str]]:
+    "The columns of numbers that travel together."
+    numbers = [n for n, s in columns if s == "float"]
+    return [numbers[i:i + _TOGETHER] for i in range(0, len(numbers), _TOGETHER)]
+
+def _fetch(db: _Database, table: str, columns: Sequence[tuple[str, str]], where: str) -> "pa.Table":
+    "Rows as the database sends them."
     if db.dialect == "sqlite":
-        got = db.run(f"SELECT {', '.join(_FIRST.get(s, chr(39) * 2) for _, s in columns)} UNION ALL {sql}").slice(1)
-    else: got = db.run(sql)
-    return pa.table({n: got.column(i).cast(_arrow_type(s)) for i, (n, s) in enumerate(columns)})
+        first = ", ".join(_FIRST.get(s, "''") for _, s in columns)
+        return db.run(f"SELECT {first} UNION ALL SELECT {', '.join(_q(n) for n, _ in columns)} FROM {_q(table)}{where}").slice(1)
+    packed = [" || ".join(f"float8send(coalesce({_q(n)}, 'NaN'))" for n in group) for group in _groups(columns)]
+    return db.run(f"SELECT {', '.join([*(_q(n) for n, s in columns if s != 'float'), *packed])} FROM {_q(table)}{where}")
+
+def _typed(db: _Database, got: "pa.Table", columns: Sequence[tuple[str, str]]) -> "pa.Table":
+    "Fetched rows in the types of `columns`."
+    import pyarrow as pa
+    single = columns if db.dialect == "sqlite" else [(n, s) for n, s in columns if s != "float"]
+    values = {n: got.column(i).cast(_arrow_type(s)) for i, (n, s) in enumerate(single)}
+    if db.dialect != "sqlite":
+        for i, group in enumerate(_groups(columns)): values |= zip(group, _unpacked(got.column(len(single) + i), len(group)))
+    return pa.table({n: values[n] for n, _ in columns})
 
 def _where(db: _Database, since: datetime | None, until: datetime | None, *more: str) -> str:
     "The WHERE of a window."
     def at(t): return str(round(t.timestamp() * 1e6)) if db.dialect == "sqlite" else _lit(t.isoformat())
     parts = [*([f"time >= {at(since)}"] if since else []), *([f"time < {at(until)}"] if until else []), *more]
     return f" WHERE {' AND '.join(parts)}" if parts else ""
+
+# %% ../nbs/13_predictions.ipynb #pck00002
+_SOME_ROWS = 4096  # taken apart at once, so that they stay in the processor's cache
+
+def _unpacked(values: "pa.ChunkedArray", k: int) -> "list[pa.Array]":
+    "The k columns of numbers that came as bytes."
+    import numpy as np
+    import pyarrow as pa
+    out, at = np.empty((k, len(values))), 0
+    for chunk in values.chunks:
+        if not len(chunk): continue
+        first = int(np.frombuffer(chunk.buffers()[1], "int32")[chunk.offset])
+        block = np.frombuffer(chunk.buffers()[2], ">f8", count=len(chunk) * k, offset=first).reshape(len(chunk), k)
+        for i in range(0, len(block), _SOME_ROWS):
+            some = block[i:i + _SOME_ROWS]
+            out[:, at:at + len(some)] = some.T
+            at += len(some)
+    return [pa.array(column, from_pandas=True) for column in out]
 
 # %% ../nbs/13_predictions.ipynb #80bee0aa
 _LONG = 100_000  # rows from which on a window is read in parts
@@ -1472,8 +1508,8 @@ def _select_long(
     cuts = _cuts(db, table, since, until, min(4, os.cpu_count() or 1))
     if len(cuts) == 1: return _select(db, table, columns, _where(db, since, until, *more))
     def part(cut):
-        with closing(_Database(db.target)) as own: return _select(own, table, columns, _where(own, *cut, *more))
-    with ThreadPoolExecutor(len(cuts)) as pool: return pa.concat_tables(pool.map(part, cuts))
+        with closing(_Database(db.target)) as own: return _fetch(own, table, columns, _where(own, *cut, *more))
+    with ThreadPoolExecutor(len(cuts)) as pool: return _typed(db, pa.concat_tables(pool.map(part, cuts)), columns)
 
 # %% ../nbs/13_predictions.ipynb #fdc51b93
 def _series(values: "pa.ChunkedArray", stored: str) -> "pd.Series":
@@ -1498,7 +1534,7 @@ def _labels_for(db: _Database, ids: "pa.ChunkedArray", predictions: "pd.Series",
     "The latest label of each prediction, in the type of the model's predictions."
     import pandas as pd
     import pyarrow.compute as pc
-    none = pd.Series([None] * len(ids), dtype=_DTYPES.get(lay["prediction"], object))
+    none = pd.Series(None, index=range(len(ids)), dtype=_DTYPES.get(lay["prediction"], object))
     if not len(ids): return none
     ends = pc.min_max(ids).as_py()
     got = _select(
