@@ -821,6 +821,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'deploy_assist.predictions._name_broken': ( 'predictions.html#_name_broken',
                                                                                        'deploy_assist/predictions.py'),
                                            'deploy_assist.predictions._next': ('predictions.html#_next', 'deploy_assist/predictions.py'),
+                                           'deploy_assist.predictions._numbers': ( 'predictions.html#_numbers',
+                                                                                   'deploy_assist/predictions.py'),
                                            'deploy_assist.predictions._open_table': ( 'predictions.html#_open_table',
                                                                                       'deploy_assist/predictions.py'),
                                            'deploy_assist.predictions._packed': ( 'predictions.html#_packed',

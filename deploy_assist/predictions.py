@@ -1525,7 +1525,16 @@ def _series(values: "pa.ChunkedArray", stored: str) -> "pd.Series":
         d = values.combine_chunks().dictionary_encode()
         parsed = pd.Series([json.loads(t) for t in d.dictionary.to_pylist()] + [None], dtype=object)
         return parsed.take(d.indices.fill_null(len(parsed) - 1).to_numpy()).reset_index(drop=True)
+    if stored in ("float", "integer") and values.num_chunks == 1 and not values.null_count: return _numbers(values.chunk(0))
     return values.to_pandas()
+
+def _numbers(values: "pa.Array") -> "pd.Series":
+    "Numbers, none missing, as a series that may be written into."
+    import numpy as np
+    import pandas as pd
+    data = values.buffers()[1]
+    seen = np.frombuffer(data, values.type.to_pandas_dtype(), len(values), values.offset * 8)
+    return pd.Series(seen if data.is_mutable else seen.copy(), copy=False)
 
 # %% ../nbs/13_predictions.ipynb #5d1a86e8
 _DTYPES = dict(float="float64", integer="Int64", boolean="boolean", text="str")
