@@ -427,7 +427,8 @@ def _keys_in(file: Path) -> dict[str, str]:
 @click.option("--root-path", default="", metavar="/PREFIX", help="The prefix under which a proxy shows the endpoint.")
 @click.option("--demo", is_flag=True, help="Also the demo page, at /demo.")
 def _serve(source: str, host: str, port: int | None, workers: int, log: str | None, no_log: bool,
-           key_file: Path | None, tls_cert: Path | None, tls_key: Path | None, tls_self_signed: bool, jwt: tuple | None, root_path: str,
+           key_file: Path | None,
+           tls_cert: Path | None, tls_key: Path | None, tls_self_signed: bool, jwt: tuple | None, root_path: str,
            demo: bool) -> Answer:
     """Serve a model over HTTP, until Ctrl-C; SIGHUP loads the model again.
 

@@ -155,7 +155,9 @@ def run(
         page = import_module("deploy_assist.demo").mounted(predictor, access if not access.is_open else None, settings.root_path)
     app, one_at_a_time = App(predictor, settings, page, access), threading.Lock()
     def load_again():
-        with one_at_a_time: reload_model(app, source or str(folder), folder)
+        with one_at_a_time:
+            if hasattr(app, "reload"): app.reload()
+            else: reload_model(app, source or str(folder), folder)
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=load_again, name="reload", daemon=True).start())
     config = uvicorn.Config(
         app,
@@ -200,8 +202,8 @@ def _child() -> None:
         if orphaned and shared: _remove(Path(shared))
 
 def _share_metrics(folder: str, number: int) -> None:
-    """Keep Prometheus's numbers in files of a folder that all workers share. They carry the worker's number, not its process id: the
-    next worker of this number counts on where the last one was killed, and no file is left over."""
+    """Keep Prometheus's numbers in files of a folder that all workers share. They carry the worker's number, not its process id:
+    the next worker of this number counts on where the last one was killed, and no file is left over."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
     from prometheus_client import values
     values.ValueClass = values.MultiProcessValue(lambda: number)
