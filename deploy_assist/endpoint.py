@@ -401,6 +401,9 @@ def serve(
     if key is True: key = secrets.token_urlsafe(24)
     workers, home = _count(workers), home_folder(home)
     settings = _settings(host, port, key, log, home, tls_self_signed, options)
+    if workers > 1 and settings.demo:
+        raise ConfigError(f"demo: got workers={workers}, expected one: a page's clicks must reach the same process each time. "
+                          "Start the page beside it, demo(endpoint.url)")
     folder, info = _bundle_of(what, home)
     name, schema = _described(folder)
     name, source = info.get("name", name), str(what if str(what).startswith("models:") else folder)
@@ -434,12 +437,19 @@ def serve(
 # %% ../nbs/205_endpoint.ipynb #fdc89437
 _OWN = ssl._create_unverified_context()  # our own process on this machine, asked only whether it is up
 
+def _why(log: str) -> str:
+    "What a process that did not start said last: whole lines, each once, the supervisor's only when there are no others."
+    lines = list(dict.fromkeys(line for line in log.splitlines() if line.strip() and not line.startswith("{")))
+    while len(lines) > 1 and sum(map(len, lines)) > 600: lines.pop(0)
+    return "
+".join(lines) or log.strip()[-600:]
+
 def _wait_until_ready(endpoint: Endpoint, start_s: float, words: int) -> None:
     "Wait for the process's word, then until it would take a prediction."
     end, is_up, said = time.monotonic() + start_s, False, "no answer yet"
     while time.monotonic() < end:
         if not endpoint.is_running:
-            raise EndpointError(f"the endpoint did not start: {endpoint.logs().strip()[-600:] or 'no message'}")
+            raise EndpointError(f"the endpoint did not start: {_why(endpoint.logs()) or 'no message'}")
         if not is_up:
             is_up = bool(select.select([words], [], [], 0.05)[0] and os.read(words, 9))
             if not is_up: continue

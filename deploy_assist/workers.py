@@ -100,7 +100,9 @@ def _wait(self: Supervisor) -> None:
 
 def _hear(self: Supervisor, said: bytes) -> None:
     "Workers that are ready."
-    for number in said.split(): self.workers[int(number)].is_ready = True
+    for number in map(int, said.split()):
+        self.workers[number].is_ready = True
+        if self.was_up: say("info", "a worker is back", worker=number)
     self.failures = 0
     if not self.was_up and all(w.is_ready for w in self.workers):
         self.was_up = True
