@@ -441,8 +441,7 @@ def _why(log: str) -> str:
     "What a process that did not start said last: whole lines, each once, the supervisor's only when there are no others."
     lines = list(dict.fromkeys(line for line in log.splitlines() if line.strip() and not line.startswith("{")))
     while len(lines) > 1 and sum(map(len, lines)) > 600: lines.pop(0)
-    return "
-".join(lines) or log.strip()[-600:]
+    return "\n".join(lines) or log.strip()[-600:]
 
 def _wait_until_ready(endpoint: Endpoint, start_s: float, words: int) -> None:
     "Wait for the process's word, then until it would take a prediction."
