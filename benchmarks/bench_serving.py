@@ -292,8 +292,8 @@ def main():
                      default="ours;ours without log;mlflow;ort;floor;ours, tensors;mlserver")
     say.add_argument("--rounds", type=int, default=5)
     say.add_argument("--seconds", type=int, default=4)
-                     "&& uv pip install --python DIR/bin/python mlserver mlserver-sklearn")
-                     "&& uv pip install --python DIR/bin/python mlserver mlserver-sklearn")
+    say.add_argument("--mlserver", type=Path, help="the Python of an environment of its own, to measure MLServer too: "
+                     "uv venv DIR && uv pip install --python DIR/bin/python mlserver mlserver-sklearn")
     say.add_argument("--json", type=Path, help="also write the figures there")
     told = say.parse_args()
     if not shutil.which("wrk"): sys.exit("wrk is missing: apt-get install wrk")

@@ -1957,6 +1957,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'deploy_assist.workers.Worker.__init__': ( 'workers.html#worker.__init__',
                                                                                   'deploy_assist/workers.py'),
                                        'deploy_assist.workers._bury': ('workers.html#_bury', 'deploy_assist/workers.py'),
+                                       'deploy_assist.workers._drainer': ('workers.html#_drainer', 'deploy_assist/workers.py'),
                                        'deploy_assist.workers._end': ('workers.html#_end', 'deploy_assist/workers.py'),
                                        'deploy_assist.workers._hear': ('workers.html#_hear', 'deploy_assist/workers.py'),
                                        'deploy_assist.workers._look': ('workers.html#_look', 'deploy_assist/workers.py'),

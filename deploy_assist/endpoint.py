@@ -25,7 +25,7 @@ from .access import Access, KeyStore, Tokens, self_signed
 from .config import home_folder
 from .errors import ConfigError, DeployAssistError, EndpointError, RegistryError, one_line
 from .lane import way_of
-from .predictions import PredictionLog
+from .predictions import Drainer, PredictionLog
 from .predictor import Predictor, open_log
 from .release import Release, read_manifest
 from .runtime import load_runtime
@@ -148,7 +148,8 @@ def run(
         if server is None or not server.started: sys.exit(0)
     for wanted in (signal.SIGTERM, signal.SIGINT): signal.signal(wanted, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is being loaded is new
-    log = open_log(settings.log, settings.home)  # drains=False when the supervisor has a drainer
+    drainer = None if not alone or settings.log is False else Drainer(settings.log, settings.home).start()
+    log = open_log(settings.log, settings.home, drains=False)
     page, runtime = None, _runtime(folder, settings.runtime, name)
     predictor = Predictor(runtime, log, version=version, alias=alias, model_id=model_id)
     access = Access(settings.key, settings.keys, Tokens(**settings.jwt) if settings.jwt else None)
@@ -175,7 +176,9 @@ def run(
         ssl_keyfile=settings.tls_key,
     )
     server = Server(config, app, sock, alone, ready)
-    server.run(sockets=[sock])
+    try: server.run(sockets=[sock])
+    finally:
+        if drainer is not None: drainer.stop()
 
 # %% ../nbs/205_endpoint.ipynb #7d6b6cd0
 def _child() -> None:

@@ -67,6 +67,7 @@ class Lane:
         if b"x-source" in headers:
             item.source = headers[b"x-source"].decode("latin-1")
             if item.source not in SOURCES: return False
+        item.keep_alive = not app.stopping  # then it ends with its answer
         way.cycle = item
         self.waiting.append(item)
         if not self.is_due and not self.running:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 # %% ../nbs/204_workers.ipynb #wrk00005
 def say(level: str, event: str, **facts) -> None:
@@ -148,7 +149,6 @@ Supervisor._look, Supervisor._bury, Supervisor._reload = _look, _bury, _reload
 def run(self: Supervisor) -> int:  # exit code
     "Keep the workers up until SIGTERM, SIGINT or the end of the parent; SIGHUP reloads them."
     os.mkdir(self.folder, 0o700)
-    # The log's drainer belongs here: one process for all workers, started before them and ended after them.
     try:
         while not {signal.SIGTERM, signal.SIGINT} & set(self.asked):
             if self.asked:
@@ -189,4 +189,12 @@ def supervise() -> None:
     def when_ready():
         os.write(ready, b"0\n")
         os.close(ready)
-    sys.exit(Supervisor(sock=socket.socket(fileno=told["fd"]), told=told, when_ready=when_ready, **us).run())
+    with _drainer(told["settings"]):  # one for all workers, started before them and ended after them
+        code = Supervisor(sock=socket.socket(fileno=told["fd"]), told=told, when_ready=when_ready, **us).run()
+    sys.exit(code)
+
+def _drainer(settings: dict) -> AbstractContextManager:
+    "What moves the workers' spools into the log's database."
+    if settings["log"] is False: return nullcontext()
+    from deploy_assist.predictions import Drainer  # a supervisor without a log stays lighter
+    return Drainer(settings["log"], settings["home"])
