@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .runtime import Columns, _listed, is_number, is_text
+from .runtime import Columns, as_lists, is_number, is_text
 from .schema import Column, Schema, _check_columns, _within
 
 # %% ../nbs/17_rows.ipynb #row00011
@@ -89,6 +89,11 @@ class Decoder:
         body: bytes,       # {"rows": [...]}, an object, or a list of objects
     ) -> Columns | None:   # None: read it with the JSON module and `Schema.check`, which say what is wrong
         "Checked columns of a body, or None when in doubt."
+        rows = self.rows(body)
+        return None if rows is None else self.columns(rows)
+
+    def rows(self, body: bytes) -> list | None:
+        "The first half, for each request by itself: typed rows, or None when in doubt."
         if not self.is_fast: return None
         try:
             start = body[:16].lstrip()
@@ -97,13 +102,16 @@ class Decoder:
             else: rows, around = [self._one.decode(body)], 0
         except (msgspec.MsgspecError, ValueError): return None
         if not rows: return None
-        texts = [list(map(get, rows)) for get in self._text_of]
-        if not self._names_stand_once(body, len(rows) * len(self.schema) + around, texts): return None
+        return rows if self._names_stand_once(body, len(rows) * len(self.schema) + around, rows) else None
+
+    def columns(self, rows: list) -> Columns | None:
+        "The second half, for rows of any number of requests: checked columns, or None when one is in doubt."
         block = self._block(rows) if self._number_of else None
         if block is not None and not self.numbers.are_fine(block): return None
         out = dict(zip(self.numbers.names, block)) if block is not None else {}
-        for c, values in zip(self.texts, texts):
-            values = _texts_fine(c, values)
+        if not self.texts: return Columns(out, block)
+        for c, get in zip(self.texts, self._text_of):
+            values = _texts_fine(c, list(map(get, rows)))
             if values is None: return None
             out[c.name] = values
         return Columns({n: out[n] for n in self.schema.names}, block)
@@ -117,12 +125,11 @@ class Decoder:
         else: table = np.fromiter(chain.from_iterable(values) if k > 1 else values, np.float64, n * k)
         return np.ascontiguousarray(table.reshape(n, k).T)
 
-    @staticmethod
-    def _names_stand_once(body: bytes, pairs: int, texts: Sequence[list]) -> bool:
+    def _names_stand_once(self, body: bytes, pairs: int, rows: list) -> bool:
         colons = body.count(b":") if len(body) < 4096 else int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(":")))
         if colons == pairs: return True
         if b"\\" in body: return False  # an escaped colon could make up for one of a second name
-        return colons - sum(v.count(":") for values in texts for v in values if v is not None) == pairs
+        return colons - sum(v.count(":") for get in self._text_of for v in map(get, rows) if v is not None) == pairs
 
 # %% ../nbs/17_rows.ipynb #row00031
 def _as_block_line(c: Column, values: Any) -> np.ndarray | None:
@@ -195,5 +202,4 @@ class Marker:
         quiet = block is None or not ((block < self.low) | (block > self.high)).any()
         odd = {n for n, seen in self.seen.items() if n not in self.numeric and not seen.issuperset(columns[n])}
         if quiet and not odd and not any(n in self.numeric for n in self.seen): return []
-        lists = {c.name: v if isinstance(v := columns[c.name], list) else _listed(c, v) for c in self.schema.columns}
-        return self.schema.marks(lists)
+        return self.schema.marks(as_lists(self.schema, columns))

@@ -55,17 +55,29 @@ def block_of(columns: Mapping[str, Sequence], names: Sequence[str]) -> np.ndarra
     return np.array([columns[n] for n in names], dtype=np.float64)
 
 # %% ../nbs/11_runtime.ipynb #col00008
-def _listed(c: Column, values: np.ndarray) -> list:
-    out = values.tolist()
-    if values.dtype.kind != "f": return out
-    kind = c.type if c.type != "category" or not c.categories else {bool: "boolean", int: "integer"}.get(type(c.categories[0]))
-    back = {"integer": int, "boolean": bool}.get(kind)
-    if back: return [None if v != v else back(v) for v in out]
-    return [None if v != v else v for v in out] if np.isnan(values).any() else out
+def _kinds(schema: Schema) -> list[tuple]:
+    "For each column: its name, its line in a block of numbers or None, and the Python type of its values (None: float)."
+    known = schema.__dict__.get("_kinds")  # a schema does not change: worked out once, as a cached property would be
+    if known is None:
+        lines, known = iter(range(len(schema))), []
+        for c in schema.columns:
+            kind = c.type
+            if kind == "category" and c.categories: kind = {bool: "boolean", int: "integer"}.get(type(c.categories[0]))
+            known.append((c.name, next(lines) if is_number(c) else None, {"integer": int, "boolean": bool}.get(kind)))
+        schema.__dict__["_kinds"] = known
+    return known
+
+def _listed(values: list, kind: type | None, has_gaps: bool) -> list:
+    "Floats of a block as the column's own type, None for NaN."
+    if has_gaps: return [None if v != v else kind(v) if kind else v for v in values]
+    return list(map(kind, values)) if kind else values
 
 def as_lists(schema: Schema, columns: Mapping[str, Sequence]) -> dict[str, list]:
     "Columns as `Schema.check` gives them."
-    return {c.name: v if isinstance(v := columns[c.name], list) else _listed(c, np.asarray(v)) for c in schema.columns}
+    block = getattr(columns, "numbers", None)
+    if block is None: return {n: v if isinstance(v := columns[n], list) else v.tolist() for n in schema.names}
+    lines, gaps = block.tolist(), bool(np.isnan(block).any())
+    return {n: columns[n] if j is None else _listed(lines[j], kind, gaps) for n, j, kind in _kinds(schema)}
 
 # %% ../nbs/11_runtime.ipynb #eng00002
 def has_probabilities(model: Any, schema: Schema) -> bool:
