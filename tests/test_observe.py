@@ -12,11 +12,15 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+import pandas as pd
 import pytest
 
-from deploy_assist import ConfigError, MissingExtraError
+from deploy_assist import ConfigError, MissingExtraError, serve
 from deploy_assist.observe import Observer, Tracing, tracing
+from deploy_assist.server import Settings
 
 GOOD = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 TRACE, PARENT = GOOD.split("-")[1:3]
@@ -356,3 +360,117 @@ def test_off_it_costs_no_import():
     code = ("import sys; from deploy_assist.observe import Observer; Observer('risk', cors=['*'], access_log=True); "
             "print(sorted({m.split('.')[0] for m in sys.modules} & {'opentelemetry', 'requests', 'uvicorn', 'numpy', 'pandas'}))")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.strip() == "[]"
+
+
+# --- the endpoint itself
+
+hooked = pytest.mark.skipif("cors" not in Settings.__dataclass_fields__, reason="the endpoint does not call the observer yet")
+KEY = "a-key-of-the-tests"
+
+
+@pytest.fixture(scope="module")
+def pages():
+    "A page of a server of its own, which is 127.0.0.1 to some and localhost to others: two origins."
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<title>a page</title>")
+
+        def log_message(self, *_): pass
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def endpoint(bundle, receiver, pages, tmp_path_factory):
+    home = tmp_path_factory.mktemp("observed")
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        m.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        endpoint = serve(bundle, key=KEY, log=f"sqlite:///{home}/log.db", home=home, cors=[f"http://127.0.0.1:{pages}"],
+                         access_log=True, otel=True)
+    with endpoint: yield endpoint
+
+
+def ask(endpoint, method, path, body=None, **headers):
+    "Status and headers of one request."
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    if body is not None: headers.setdefault("Content-Type", "application/json")
+    request = Request(endpoint.url + path, None if body is None else json.dumps(body).encode(), headers, method=method)
+    try: answer = urlopen(request, timeout=30)
+    except HTTPError as e: answer = e
+    with answer: answer.read(); return answer.status, answer.headers
+
+
+def told(endpoint, request_id: str) -> list[dict]:
+    "The lines on a request; every line of the log is JSON."
+    return [line for line in map(json.loads, endpoint.logs().splitlines()) if line.get("request_id") == request_id]
+
+
+@hooked
+@pytest.mark.parametrize("path, body", [("/predict", lambda row: {"rows": [row, row]}),
+                                        ("/invocations", lambda row: {"dataframe_records": [row, row]})])
+def test_a_prediction_is_a_line_and_a_span(endpoint, receiver, patients, path, body):
+    trace_id = os.urandom(16).hex()
+    parent, row = GOOD.replace(TRACE, trace_id), patients.schema.example()[0]
+    status, headers = ask(endpoint, "POST", path, body(row), traceparent=parent, authorization=f"Bearer {KEY}")
+    span_id = headers["traceparent"].split("-")[2]
+    assert status == 200 and headers["traceresponse"] == headers["traceparent"] == f"00-{trace_id}-{span_id}-01"
+    line, = told(endpoint, headers["X-Request-Id"])
+    expected = dict(trace_id=trace_id, span_id=span_id, route=path, status=200, rows=2, model="patients", caller="key")
+    assert {name: line[name] for name in expected} == expected and KEY not in endpoint.logs()
+    spans = receiver.find(4, trace_id)
+    server = attributes(spans[f"POST {path}"])
+    assert server["deploy_assist.rows"] == 2 and server["deploy_assist.request.id"] == headers["X-Request-Id"]
+    assert server["http.response.status_code"] == 200 and {"check", "predict", "log"} < set(spans)
+
+
+@hooked
+def test_a_refusal_is_a_line_too_and_a_page_can_read_it(endpoint, pages):
+    ours = {"Origin": f"http://127.0.0.1:{pages}"}
+    for expected, sent in ((401, {}), (422, {"X-API-Key": KEY})):
+        status, headers = ask(endpoint, "POST", "/predict", {"rows": []}, **ours, **sent)
+        assert status == expected and headers["Access-Control-Allow-Origin"] == ours["Origin"]
+        line, = told(endpoint, headers["X-Request-Id"])
+        assert (line["status"], line["route"], line.get("caller")) == (expected, "/predict", "key" if sent else None)
+    status, headers = ask(endpoint, "OPTIONS", "/predict", **ours, Access_Control_Request_Method="POST")
+    assert status == 204 and headers["Access-Control-Allow-Origin"] == ours["Origin"]  # without the key
+    theirs = {"Origin": "https://evil.example.org"}
+    status, headers = ask(endpoint, "OPTIONS", "/predict", **theirs, Access_Control_Request_Method="POST")
+    assert status == 405 and "Access-Control-Allow-Origin" not in headers and headers["Vary"] == "Origin"
+
+
+@hooked
+def test_a_page_in_a_browser_predicts_where_it_may(endpoint, pages, patients, page):
+    fetch = """async ([url, key, row]) => {
+        try {
+            const answer = await fetch(url + "/predict", {method: "POST", body: JSON.stringify(row),
+                headers: {"Content-Type": "application/json", "Authorization": "Bearer " + key}});
+            return [answer.status, answer.headers.get("X-Request-Id"), await answer.json()];
+        } catch (e) { return String(e) }
+    }"""
+    row = patients.schema.example()[0]
+    page.goto(f"http://127.0.0.1:{pages}/")
+    status, id, answer = page.evaluate(fetch, [endpoint.url, KEY, row])
+    assert status == 200 and id and answer["predictions"] == patients.predict(pd.DataFrame([row])).tolist()
+    status, id, answer = page.evaluate(fetch, [endpoint.url, "a wrong key", row])
+    assert status == 401 and answer["request_id"] == id
+    page.goto(f"http://localhost:{pages}/")
+    assert page.evaluate(fetch, [endpoint.url, KEY, row]) == "TypeError: Failed to fetch"
+
+
+@hooked
+def test_an_endpoint_that_nobody_asked_is_silent(bundle, patients, tmp_path):
+    row = patients.schema.example()[0]
+    with serve(bundle, log=False, home=tmp_path) as endpoint:
+        status, headers = ask(endpoint, "POST", "/predict", row, origin="https://app.example.org")
+        assert status == 200 and not [n for n in headers if n.lower().startswith(("access-control", "trace", "vary"))]
+        status, headers = ask(endpoint, "POST", "/predict", row, traceparent=GOOD, tracestate="a=1")
+        assert status == 200 and headers["traceparent"].startswith(f"00-{TRACE}-") and headers["tracestate"] == "a=1"
+        assert ask(endpoint, "OPTIONS", "/predict", Origin="https://a.org", Access_Control_Request_Method="POST")[0] == 405
+        assert endpoint.logs() == ""
+    with pytest.raises(ConfigError, match="cors: got"): serve(bundle, log=False, home=tmp_path, cors=["app.example.org"])
