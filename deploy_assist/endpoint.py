@@ -19,6 +19,7 @@ from .access import Access, KeyStore, Tokens, self_signed
 from .config import home_folder
 from .errors import ConfigError, DeployAssistError, EndpointError, one_line
 from .lane import way_of
+from .observe import json_logging
 from .predictions import PredictionLog
 from .predictor import Predictor, open_log
 from .release import Release, read_manifest
@@ -67,6 +68,7 @@ def run(
 ) -> None:
     "Serve a bundle on an open socket until the process is told to stop."
     import uvicorn
+    json_logging()
     log = open_log(settings.log, settings.home)
     page, runtime = None, load_runtime(folder, settings.runtime)
     predictor = Predictor(runtime, log, version=version, alias=alias, model_id=model_id)
@@ -77,6 +79,7 @@ def run(
     config = uvicorn.Config(
         app,
         http=way_of(app),
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -54,6 +54,7 @@ class Lane:
     def take(self, way: "Way", headers: Mapping[bytes, bytes], body: bytes) -> bool:
         "Put a request among those that are answered next; False: it is for the application."
         app, p = self.app, self.app.predictor
+        if not app.observer.is_quiet: return False
         if not _LONG.isdisjoint(headers) or headers.get(b"content-type", b"application/json") not in _JSON: return False
         if headers.get(b"accept", b"*/*") not in _ACCEPT or app.rate is not None or not self._may(headers): return False
         if self.running and len(self.waiting) >= app.settings.max_queue: return False
