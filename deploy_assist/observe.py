@@ -276,11 +276,11 @@ class Observer:
         self.model, self.access_log = model, access_log
         self.cors = None if cors is None else Cors(cors)
         self.tracing = tracing(model) if otel else None
-        self.is_quiet = not access_log and self.tracing is None  # requests without traceparent and Origin need not come here
+        self.is_quiet = self.cors is None and not access_log and self.tracing is None  # a caller's trace at most is watched
 
     def begin(self, method: str, path: str, headers: Headers, scheme: str = "http") -> Seen | None:
         "A request has come. None: nobody wants to know, and `end` need not be called."
-        if self.is_quiet and self.cors is None:
+        if self.is_quiet:
             for name, _ in headers:
                 if name == b"traceparent": break
             else: return None
