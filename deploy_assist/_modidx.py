@@ -1709,6 +1709,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'deploy_assist.server.App.__init__': ('server.html#app.__init__', 'deploy_assist/server.py'),
                                       'deploy_assist.server.Call': ('server.html#call', 'deploy_assist/server.py'),
                                       'deploy_assist.server.Call.claim': ('server.html#call.claim', 'deploy_assist/server.py'),
+                                      'deploy_assist.server.Call.source': ('server.html#call.source', 'deploy_assist/server.py'),
                                       'deploy_assist.server.Metrics': ('server.html#metrics', 'deploy_assist/server.py'),
                                       'deploy_assist.server.Metrics.__init__': ('server.html#metrics.__init__', 'deploy_assist/server.py'),
                                       'deploy_assist.server.Metrics.count': ('server.html#metrics.count', 'deploy_assist/server.py'),

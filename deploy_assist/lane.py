@@ -18,12 +18,12 @@ from .observe import Seen
 from .predictions import Request, uuid7, uuid7s
 from .predictor import Predictor, keyed_ids
 from .protocols import JSON
-from .server import SHORT_MS, App, Call, head
+from .server import SHORT_MS, SOURCES, App, Call, head
 
 # %% ../nbs/202_lane.ipynb #lane0005
 class Item:
     "A request in the lane. To its connection it stands where uvicorn's own cycle would: what comes after it waits."
-    __slots__ = ("way", "headers", "body", "rows", "predictor", "n", "ids", "service", "started", "id", "answer", "ms",
+    __slots__ = ("way", "headers", "body", "rows", "predictor", "n", "ids", "service", "started", "id", "answer", "ms", "source",
                  "response_complete", "disconnected", "keep_alive", "more_body", "message_event", "seen", "caller")
 
     def __init__(
@@ -33,6 +33,7 @@ class Item:
         self.way, self.headers, self.body, self.predictor, self.started = way, headers, body, predictor, started
         self.seen, self.caller = seen, caller
         self.rows, self.n, self.ids, self.service, self.id, self.answer, self.ms = None, 0, None, None, "", None, 0.0
+        self.source = "api"
         self.response_complete = self.disconnected = self.more_body = False
         self.keep_alive, self.message_event = True, _nobody_waits
 
@@ -74,6 +75,9 @@ class Lane:
         item.n = 1 if item.rows is None else len(item.rows)
         item.ms = p.expected_ms(item.n)
         if item.n > app.settings.max_rows: return False
+        if b"x-source" in headers:
+            item.source = headers[b"x-source"].decode("latin-1")
+            if item.source not in SOURCES: return False
         way.cycle = item
         self.waiting.append(item)
         if not self.is_due and not self.running:
@@ -106,11 +110,13 @@ def turn(self: Lane) -> None:
     "Answer what waits."
     self.is_due = False
     if self.running or not self.waiting: return
-    p, is_quick, part = self.waiting[0].predictor, self.waiting[0].ms < SHORT_MS, []
+    first = self.waiting[0]
+    p, is_quick, part = first.predictor, first.ms < SHORT_MS, []
     left, rest = SHORT_MS if is_quick else _BATCH, []
     for item in self.waiting:
         cost = item.ms if is_quick else item.n
-        fits = item.predictor is p and (item.ms < SHORT_MS) == is_quick and (left >= cost or not part)
+        is_alike = item.predictor is p and item.source == first.source and (item.ms < SHORT_MS) == is_quick
+        fits = is_alike and (left >= cost or not part)
         if fits: part.append(item); left -= cost
         else: rest.append(item)
     self.waiting[:] = rest
@@ -167,7 +173,8 @@ def _together(self: Lane, p: Predictor, part: list[Item], claim: Claim) -> None:
         key = item.headers.get(b"idempotency-key")
         if key is not None: item.ids = keyed_ids(key.decode("latin-1"), item.n)
         item.service = Request(
-            id=item.id, time=item.started, route="/predict", status=200, rows=item.n, model=p.name, version=p.version
+            id=item.id, time=item.started, route="/predict", status=200, rows=item.n, model=p.name, version=p.version,
+            source=item.source,
         )
     watched = [item.seen for item in part if item.seen is not None]
     def ended(step):
@@ -176,7 +183,7 @@ def _together(self: Lane, p: Predictor, part: list[Item], claim: Claim) -> None:
         ended("predict")
         return claim.acquire()
     ended("check")
-    answers = p.answer_all(columns, part, claim=claimed)
+    answers = p.answer_all(columns, part, source=part[0].source, claim=claimed)
     ended("log")
     unusual = sum(len(a["marks"]) for a in answers if "marks" in a)
     self.app.metrics.predicted(sum(item.n for item in part), unusual)
@@ -250,8 +257,9 @@ class Way(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if (
-            self.url in self.lane.paths and self.parser.get_method() == b"POST" and self.parser.should_keep_alive()
-            and (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+            self.url in self.lane.paths and self.parser.get_method() == b"POST" and not self.expect_100_continue
+            and self.parser.should_keep_alive() and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
         ): self.held, self.size = [], 0
         else: self._go_long()
 
