@@ -6,8 +6,8 @@
 __all__ = ['SOURCES', 'SHORT_MS', 'rate_of', 'Settings', 'Call', 'head', 'App', 'Rate', 'Metrics']
 
 # %% ../nbs/20_server.ipynb #988b35ec
-import asyncio, math, re, threading, time
-from collections.abc import Callable, Mapping
+import asyncio, math, os, re, threading, time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from .errors import ConfigError, LogError, MissingExtraError, SchemaError
 from .observe import Cors, Observer, Seen, tell
 from .predictions import Request, uuid7
 from .predictor import Predictor, keyed_ids
-from .protocols import BINARY, CSV, GRAPHQL, JSON, PROBLEM, GraphQL, Refusal, _kind, _only
+from .protocols import BINARY, CSV, GRAPHQL, JSON, PROBLEM, GraphQL, Refusal, Table, _kind, _only
 from .protocols import chosen, outputs_of, problem, read_json, rows_of
 from .protocols import csv_rows, mlflow_answer, mlflow_rows, openapi, v2_answer, v2_infer, v2_metadata
 
@@ -322,12 +322,13 @@ def _answered(self: App, call: Call, p: Predictor, columns: Mapping, n: int) -> 
     self.metrics.predicted(n, len(out.get("marks", ())))
     return out
 
-def _of_rows(self: App, call: Call, p: Predictor, rows: list) -> dict:
+def _of_rows(self: App, call: Call, p: Predictor, rows: Sequence) -> dict:
     "The same for rows that are not checked yet."
     call.n = len(rows)
     if len(rows) > self.settings.max_rows:
         raise Refusal(413, f"got {len(rows):,} rows, expected at most {self.settings.max_rows:,} in one request")
-    return self._answered(call, p, p.schema.check(rows), len(rows))
+    columns = p.decoder.check(rows.columns) if isinstance(rows, Table) else p.schema.check(rows)
+    return self._answered(call, p, columns, len(rows))
 
 async def _timely(self: App, call: Call, work: Callable) -> Any:
     "At once what is short, in the pool what is not, so that health answers meanwhile."
@@ -488,10 +489,11 @@ App.live, App.ready, App.version, App.schema = _live, _ready, _version, _schema
 
 # %% ../nbs/20_server.ipynb #e2839739
 class Metrics:
-    "Counters of one server process."
+    "Counters of one server process, or of all that share PROMETHEUS_MULTIPROC_DIR."
     def __init__(self):
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-        self.registry = CollectorRegistry()
+        self.registry, self.folder = CollectorRegistry(), os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self._known: dict[tuple[str, int], tuple[Callable, Callable]] = {}
 
         def make(kind, name, text, labels=(), **k):
             return kind(f"deploy_assist_{name}", text, labels, registry=self.registry, **k)
@@ -506,29 +508,36 @@ class Metrics:
         )
         self.rows = make(Counter, "predicted_rows", "Rows predicted")
         self.unusual = make(Counter, "unusual_cells", "Cells outside the observed range or of a category never seen")
-        self.spool = make(Gauge, "log_spool_megabytes", "What waits for the database")
-
-        self.children: dict = {}  # (route, status) -> its counter and histogram
+        self.spool = make(Gauge, "log_spool_megabytes", "What waits for the database", multiprocess_mode="livemostrecent")
 
     def count(self, route: str, status: int, seconds: float) -> None:
-        "A request that was answered."
-        pair = self.children.get((route, status))
-        if pair is None:
-            pair = self.children[route, status] = self.requests.labels(route, str(status)), self.seconds.labels(route)
-        pair[0].inc()
-        pair[1].observe(seconds)
+        "A request that was answered, and how long it took."
+        try: one, time_of = self._known[route, status]
+        except KeyError:
+            one, time_of = self.requests.labels(route, str(status)).inc, self.seconds.labels(route).observe
+            self._known[route, status] = one, time_of
+        one()
+        time_of(seconds)
 
     def predicted(self, rows: int, unusual: int) -> None:
         self.rows.inc(rows)
         if unusual: self.unusual.inc(unusual)
 
+    def text(self) -> bytes:
+        "What Prometheus reads: of all processes, those that ended included."
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+        if self.folder is None: return generate_latest(self.registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody, self.folder)
+        return generate_latest(everybody)
+
 # %% ../nbs/20_server.ipynb #9aa157e9
 async def _prometheus(self: App, call: Call) -> tuple:
     "GET /metrics"
-    from prometheus_client import generate_latest
     from prometheus_client.exposition import CONTENT_TYPE_LATEST
     if self.predictor.log is not None: self.metrics.spool.set(self.predictor.log.health().spool_mb)
-    return 200, CONTENT_TYPE_LATEST, generate_latest(self.metrics.registry), {}
+    return 200, CONTENT_TYPE_LATEST, self.metrics.text(), {}
 
 def _record(self: App, call: Call, status: int) -> str | None:  # the route's name, where it is one of ours
     "Count a call; refused and failed predictions get their row in the log too."
