@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'SHORT_MS', 'rate_of', 'Settings', 'Call', 'head', 'App', 'Rate', 'Metrics']
 
 # %% ../nbs/20_server.ipynb #988b35ec
-import asyncio, json, math, os, re, sys, threading, time
+import asyncio, math, os, re, threading, time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 
 from .access import Access, Caller
-from .errors import ConfigError, LogError, MissingExtraError, SchemaError, one_line
+from .errors import ConfigError, LogError, MissingExtraError, SchemaError
+from .observe import Cors, Observer, Seen, tell
 from .predictions import Request, uuid7
 from .predictor import Predictor, keyed_ids
 from .protocols import BINARY, CSV, GRAPHQL, JSON, PROBLEM, GraphQL, Refusal, Table, _kind, _only
@@ -53,10 +54,14 @@ class Settings:
     jwt: dict | None = None         # issuer, audience, jwks (a file): tokens of an issuer are keys too
     tls_cert: str | None = None     # PEM files: the endpoint speaks https
     tls_key: str | None = None
+    cors: list[str] | None = None   # origins whose pages may read the answers, or ["*"]; None: none
+    access_log: bool = False        # a line in the log for each request, not only for errors
+    otel: bool = False              # spans by OpenTelemetry, as the OTEL_* environment variables say
     demo: bool = False  # the demo page at /demo; where there is a key, it is the page's password
 
     def __post_init__(self):
         if self.rate is not None: rate_of(self.rate)
+        if self.cors is not None: Cors(self.cors)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls: got one of tls_cert and tls_key, expected both or neither")
         if self.jwt is not None and set(self.jwt) != {"issuer", "audience", "jwks"}:
@@ -83,6 +88,7 @@ class Call:
     logged_as: int | None = None  # the status for the log, when it is not that of HTTP
     route: str = ""       # the route's name in metrics and in the log: the path without the model's name
     client: str = ""      # address
+    seen: Seen | None = None  # what is watched of it, where somebody wants to know
     claimed: Any = field(default_factory=threading.Lock)  # taken by whoever is first: the answer or the timeout
 
     @property
@@ -92,7 +98,9 @@ class Call:
         if said in SOURCES: return said
         raise Refusal(400, f"X-Source: got {said[:40]!r}, expected one of {', '.join(SOURCES)}")
 
-    def claim(self) -> bool: return self.claimed.acquire(blocking=False)
+    def claim(self) -> bool:
+        if self.seen is not None: self.seen.mark("predict")
+        return self.claimed.acquire(blocking=False)
 
 SOURCES = ("api", "demo", "batch", "bench")
 
@@ -118,6 +126,7 @@ class App:
         self.rate = Rate(settings.rate) if settings.rate else None
         self.access = access if access is not None else Access(settings.key)
         self.waiting: list = []  # short requests that a `Lane` answers together
+        self.observer = Observer(predictor.name, cors=settings.cors, access_log=settings.access_log, otel=settings.otel)
         self.graphql_side: GraphQL | None = None
         self.routes: dict[tuple[str, str], Callable] = {
             ("POST", "/predict"): self.predict,
@@ -151,17 +160,28 @@ class App:
         if self.page is not None and path.split("/")[1] == "demo":
             at = root + scope["path"].removeprefix(root)
             return await self.page(scope | {"root_path": root, "path": at, "raw_path": at.encode()}, receive, send)
+        observer, headers = self.observer, scope["headers"]
+        if scope["method"] == "OPTIONS" and observer.cors is not None:
+            allowed = observer.cors.preflight(headers)
+            if allowed is not None:
+                await send({"type": "http.response.start", "status": 204, "headers": allowed})
+                return await send({"type": "http.response.body"})
         call = Call(
             scope["method"],
             path,
             {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]},
             scope["query_string"].decode("latin-1"),
             client=(scope.get("client") or ("",))[0],
+            seen=observer.begin(scope["method"], path, headers, scope["scheme"]),
         )
         call.route = self._route(call.path)
         status, kind, body, headers = await self._answer(call, receive)
-        self._record(call, status)
-        await send({"type": "http.response.start", "status": status, "headers": head(call.id, kind, body, headers)})
+        route = self._record(call, status)
+        raw = head(call.id, kind, body, headers)
+        if call.seen is not None:
+            caller, version = call.caller.id if call.caller else None, self.predictor.version
+            observer.end(call.seen, status, raw, request_id=call.id, route=route, rows=call.n, version=version, caller=caller)
+        await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else body})
 
 # %% ../nbs/20_server.ipynb #12f39e66
@@ -205,8 +225,7 @@ def _refused(self: App, call: Call, e: Exception) -> tuple:
     elif isinstance(e, TimeoutError): refusal = Refusal(504, f"the prediction took longer than {self.settings.timeout_s:g} s")
     elif isinstance(e, MissingExtraError): refusal = Refusal(404, str(e))
     else:  # the model, or we: the log explains it, the answer does not
-        said = dict(level="error", request_id=call.id, route=call.path, error=one_line(e)[:2000])
-        print(json.dumps(said), file=sys.stderr, flush=True)
+        self.observer.failed(call.seen, e, request_id=call.id, route=call.route)
         refusal = Refusal(500, "the model could not answer this request; its operators find the reason under the request id")
     said = problem(refusal, call.id, self.settings.details)
     if call.path.startswith("/v2"): said["error"] = said["detail"]  # where clients of this protocol look
@@ -289,6 +308,7 @@ def _json_answer(data: Any, status: int = 200, headers: Mapping | None = None) -
 def _answered(self: App, call: Call, p: Predictor, columns: Mapping, n: int) -> dict:
     "The answer for checked columns, whatever the dialect: computed, logged, counted."
     call.n = n
+    if call.seen is not None: call.seen.mark("check")
     key = call.headers.get("idempotency-key")
     if key is not None:
         try: call.ids = keyed_ids(key, n, call.given)
@@ -297,6 +317,7 @@ def _answered(self: App, call: Call, p: Predictor, columns: Mapping, n: int) -> 
     call.service = Request(id=call.id, time=call.started, route=call.route, status=200, rows=n, model=p.name,
                            version=p.version, source=call.source)
     out = p.answer(columns, call, source=call.source, claim=call.claim)
+    if call.seen is not None: call.seen.mark("log")
     call.logged = True
     self.metrics.predicted(n, len(out.get("marks", ())))
     return out
@@ -518,13 +539,13 @@ async def _prometheus(self: App, call: Call) -> tuple:
     if self.predictor.log is not None: self.metrics.spool.set(self.predictor.log.health().spool_mb)
     return 200, CONTENT_TYPE_LATEST, self.metrics.text(), {}
 
-def _record(self: App, call: Call, status: int) -> None:
+def _record(self: App, call: Call, status: int) -> str | None:  # the route's name, where it is one of ours
     "Count a call; refused and failed predictions get their row in the log too."
     known = ("POST", call.route) in self.routes or ("GET", call.route) in self.routes
-    route = call.route if known else "other"
-    self.metrics.count(route, status, max(0.0, time.time() - call.started))
+    route = call.route if known else None
+    self.metrics.count(route or "other", status, max(0.0, time.time() - call.started))
     p = self.predictor
-    if p.log is None or call.logged or route not in _PREDICTING: return
+    if p.log is None or call.logged or route not in _PREDICTING: return route
     try:
         p.log.request(
             id=call.id,
@@ -537,7 +558,8 @@ def _record(self: App, call: Call, status: int) -> None:
             latency_ms=(time.time() - call.started) * 1000,
         )
     except LogError as e:
-        print(json.dumps(dict(level="error", request_id=call.id, error=one_line(e))), file=sys.stderr, flush=True)
+        tell("error", "a request is missing in the prediction log", error=e, request_id=call.id)
+    return route
 
 
 _PREDICTING = {"/predict", "/invocations", "/graphql", "/v2/models/{name}/infer"}
@@ -576,6 +598,7 @@ async def _lifespan(self: App, receive, send) -> None:
                 self.stopping = True
                 self.pool.shutdown(wait=True)
                 if self.predictor.log is not None: await asyncio.to_thread(self.predictor.log.close)
+                await asyncio.to_thread(self.observer.stop)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
