@@ -456,7 +456,7 @@ class _Tables:
     def __init__(self, uri: str): self.uri, self._engine = uri, None
 
     def one(self, query: str, **facts) -> tuple | None:
-        "The first row."
+        "The first row; None when there is none, or when this is no database."
         import sqlalchemy as sa
         uri = self.uri
         if uri.startswith("sqlite") and not _sqlite_file(uri).exists():
@@ -466,8 +466,7 @@ class _Tables:
                 timeout = {} if uri.startswith(("sqlite", "mssql")) else {"connect_timeout": _patience_s}
                 self._engine = sa.create_engine(uri, poolclass=sa.pool.NullPool, connect_args=timeout)
             with self._engine.connect() as db: return db.execute(sa.text(query), facts).first()
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as e:
-            raise RegistryError(f"the registry {_shown(uri)} is neither a server nor a database: {_short(e)}") from None
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError): return None  # a folder, databricks: MLflow alone knows
         except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as e:
             raise _away(uri, getattr(e, "orig", None) or e) from None
 
@@ -497,7 +496,7 @@ class Lookup:
     def __repr__(self): return f"Lookup({_shown(self.uri)!r})"
 
     def version(self, name: str, alias: str = "champion") -> str | None:
-        "The version that an alias points at; None when there is no such alias, or not for this user."
+        "The version that an alias points at; None when there is no such alias, not for this user, or when MLflow alone can tell."
         return self._registry.version(_check_name(name), _check_alias(alias))
 
     def resolve(
@@ -508,16 +507,16 @@ class Lookup:
         name, version, alias = _parse(source)
         if alias: version = self._registry.version(name, alias)
         where = self._registry.place(name, version) if version and version != "latest" else None
-        if where is None: return self._by_mlflow(source)  # which also says what there is instead
+        if where is None: return self.by_mlflow(source)  # which also says what there is instead
         model_id = _id_in(where)
         if where.startswith("models:/m-"): where = self._registry.artifacts(model_id) or where
         def fetch(to: Path) -> Path:
             proxied = where.startswith("mlflow-artifacts:") and not urlsplit(where).netloc and isinstance(self._registry, _Rest)
-            return self._registry.download(where, to/"model") if proxied else self._by_mlflow(f"models:/{name}/{version}").folder
+            return self._registry.download(where, to/"model") if proxied else self.by_mlflow(f"models:/{name}/{version}").folder
         return Resolved(_folder_of(where, model_id, f"{name} version {version}", fetch), name, version, alias, model_id, source,
                         self.uri)
 
-    def _by_mlflow(self, source: str) -> "Resolved":
+    def by_mlflow(self, source: str) -> "Resolved":
         found = errand("resolve", source=source, uri=self.uri)
         return Resolved(**found | dict(folder=Path(found["folder"]), tracking_uri=self.uri))
 
@@ -530,8 +529,8 @@ def errand(
     "Call a function of this module in a child process, which takes MLflow with it when it ends."
     code = "from deploy_assist import registry; registry._run_errand()"
     try:
-        done = subprocess.run([sys.executable, "-c", code], input=json.dumps([function, arguments]), text=True, capture_output=True,
-                              timeout=timeout_s)
+        done = subprocess.run([sys.executable, "-c", code], input=json.dumps([function, arguments]), text=True,
+                              capture_output=True, timeout=timeout_s)
     except subprocess.TimeoutExpired: raise RegistryError(f"{function}: no answer within {timeout_s:g} s") from None
     try: said, value = json.loads(done.stdout.rpartition("\n")[2])
     except ValueError: raise RegistryError(f"{function}: the child process ended with {_short(done.stderr[-300:])}") from None

@@ -9,7 +9,7 @@ __all__ = ['pd', 'Key', 'FolderSource', 'RegistrySource', 'source_of', 'Live', '
 # %% ../nbs/197_traffic.ipynb #trf00003
 import json, math, os, queue, random, socket, sys, threading, time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
@@ -40,11 +40,13 @@ class Key(NamedTuple):
 class FolderSource:
     "A bundle's folder."
     alias = None
-    is_followed = True
 
     def __init__(self, folder: str | Path):
         self.folder = Path(os.path.abspath(folder))
-        self._last: Key | None = None
+        self.pause_s, self._last = 0.2, None  # between two looks that must agree
+        name = self.folder.name
+        try: self.is_followed = len(name) < 12 or not str(read_manifest(folder)["hash"]).startswith(name)
+        except BundleError: self.is_followed = True  # it may come yet
 
     def __str__(self): return str(self.folder)
 
@@ -57,13 +59,13 @@ class FolderSource:
             files.append((name, s.st_size, s.st_mtime_ns))
         return Key(str(self.folder), str(manifest["hash"])[:12], tuple(files))
 
-    def look(self, pause_s: float = 0.2) -> Key:
+    def look(self) -> Key:
         "What lies there. Raises `BundleError` while there is no bundle, or somebody is writing it."
         key = self._key()
         for _ in range(10):
             if key == self._last: return key
             self._last = key
-            time.sleep(pause_s)
+            time.sleep(self.pause_s)
             key = self._key()
         raise BundleError(f"{self.folder}: somebody is writing there")
 
@@ -202,7 +204,7 @@ def sticky_of(
 
 # %% ../nbs/197_traffic.ipynb #trf00020
 class Traffic:
-    "The version that answers, and at most one other. `champion` is replaced under running requests; `pick` chooses for one of them."
+    "The version that answers, and at most one other: `champion` is swapped under running requests, `pick` chooses for one."
 
     def __init__(
         self,
@@ -283,9 +285,11 @@ def _start(self: Traffic) -> None:
         key = Key(f"models:/{found.name}", found.version)
         self._note("champion", f"{e}; version {found.version}, known from last time, answers")
     else:
-        if key is None: raise RegistryError(f"{source} points nowhere: promote a version first")
-        found = source.fetch(key)
-    if isinstance(source, FolderSource): predictor = load(found, self.log, self.runtime)
+        if key is None:  # MLflow knows, or says what there is instead
+            found, source.is_followed = source.lookup.by_mlflow(str(source)), False
+            key = Key(f"models:/{found.name}", found.version)
+        else: found = source.fetch(key)
+    if isinstance(source, FolderSource) and source.is_followed: predictor = load(found, self.log, self.runtime)
     else:
         made = load_runtime(found.folder, self.runtime)
         predictor = Predictor(made, self.log, version=found.version, alias=found.alias, model_id=found.model_id)
@@ -428,13 +432,13 @@ class Diff:
         what = "labels" if self.moves or "classification" in self.task else "numbers"
         lines = [f"{self.challenger} instead of {self.champion}: {self.changed} of {self.rows} {what} change ({self.share:.1%})"]
         lines += [f"  {m['from']} -> {m['to']}: {m['rows']}" for m in self.moves[:5]]
-        lines += [f"  {who} refuses {n} rows: {self.refused['why'][who]}" for who, n in self.refused.items() if who != "why" and n]
+        lines += [f"  {who} refuses {self.refused[who]} rows: {why}" for who, why in self.refused["why"].items()]
         if self.difference:
             d = self.difference
             lines.append(f"difference: mean {d['mean']:+.4g}, middle 90% from {d['p05']:+.4g} to {d['p95']:+.4g}, "
                          f"extremes {d['min']:+.4g} and {d['max']:+.4g}")
-        lines += [f"most in {s['column']} {s['value']}: {s['changed']:.1%} change, mean difference {s['mean_abs']:.4g} ({s['rows']} rows)"
-                  for s in self.segments[:3]]
+        lines += [f"most in {s['column']} {s['value']}: {s['changed']:.1%} change, mean difference {s['mean_abs']:.4g} "
+                  f"({s['rows']} rows)" for s in self.segments[:3]]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -453,7 +457,7 @@ def _replayable(schema: Any, frame: "pd.DataFrame") -> list[dict]:
     lost = [c.name for c in schema.columns if c.policy in ("drop", "hash")]
     names = window_names(schema.names)
     if lost and "prediction_id" in frame:
-        raise ConfigError(f"diff: the log does not keep {', '.join(map(repr, lost))} as it came, by its policy; expected rows=...")
+        raise ConfigError(f"diff: by its policy the log does not keep {', '.join(map(repr, lost))} as it came, expected rows=...")
     given = {n: frame[names[n]] if "prediction_id" in frame and names[n] in frame else frame[n] for n in schema.names
              if n in frame or names[n] in frame}
     rows = schema.rows(pd.DataFrame(given, index=frame.index))
@@ -482,7 +486,8 @@ def diff(
     (a_name, a), (b_name, b) = _side(champion), _side(challenger)
     if a.schema.task != b.schema.task or len(a.schema.outputs) != len(b.schema.outputs):
         raise ConfigError(f"diff: got {a.schema.task} and {b.schema.task}, expected two models with the same kind of answer")
-    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows)) if rows is not None else _logged(log, a.name, window)
+    if rows is None: frame = _logged(log, a.name, window)
+    else: frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     if not len(frame): raise ConfigError(f"diff: no requests of {a.name!r} in the last {window}, expected some, or rows=...")
     span = (frame["time"].min(), frame["time"].max()) if rows is None else (None, None)
     if len(frame) > most: frame = frame.sample(most, random_state=0).sort_index()
@@ -548,7 +553,8 @@ def _delta(old: list, new: list, old_scores: Any, new_scores: Any, labels: bool)
 
 def _spread(delta: np.ndarray) -> dict:
     quantiles = {f"p{q:02d}": float(np.quantile(delta, q/100)) for q in (5, 25, 50, 75, 95)}
-    return dict(mean=float(delta.mean()), mean_abs=float(np.abs(delta).mean()), min=float(delta.min()), max=float(delta.max())) | quantiles
+    facts = dict(mean=delta.mean(), mean_abs=np.abs(delta).mean(), min=delta.min(), max=delta.max())
+    return {k: float(v) for k, v in facts.items()} | quantiles
 
 def _parts(values: "pd.Series") -> "pd.Series":
     "A column cut into at most nine parts: quarters of numbers, the most frequent values of others."
