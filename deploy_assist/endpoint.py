@@ -18,6 +18,7 @@ from urllib.request import Request as UrlRequest, urlopen
 from .access import Access, KeyStore, Tokens, self_signed
 from .config import home_folder
 from .errors import ConfigError, DeployAssistError, EndpointError, one_line
+from .lane import way_of
 from .predictions import PredictionLog
 from .predictor import Predictor, open_log
 from .release import Release, read_manifest
@@ -75,6 +76,7 @@ def run(
     app = App(predictor, settings, page, access)
     config = uvicorn.Config(
         app,
+        http=way_of(app),
         log_level="warning",
         access_log=False,
         server_header=False,
