@@ -9,7 +9,7 @@ __all__ = ['pd', 'Key', 'FolderSource', 'RegistrySource', 'source_of', 'Live', '
 # %% ../nbs/197_traffic.ipynb #trf00003
 import json, math, os, queue, random, socket, sys, threading, time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
@@ -25,7 +25,8 @@ from .predictions import PredictionLog, window_names
 from .predictor import Predictor, open_log
 from .registry import Lookup, Resolved, _parse, errand, home
 from .release import Release, read_manifest
-from .runtime import Runtime, load_runtime
+from .runtime import Runtime, as_lists, load_runtime
+from .schema import plain
 
 # %% ../nbs/197_traffic.ipynb #trf00004
 pd = Lazy("pandas")
@@ -164,26 +165,26 @@ class Shadow:
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._lock, self._thread = threading.Lock(), None
 
-    def put(self, predictor: Predictor, rows: Sequence[Mapping]) -> bool:
-        "Queue rows; False when they were dropped."
+    def put(self, predictor: Predictor, n: int, rows: Callable[[], Sequence[Mapping]]) -> bool:
+        "Queue `n` rows, which are made when their turn comes; False when they were dropped."
         with self._lock:
-            if self.waiting + len(rows) > self.most_rows: self.dropped += len(rows); return False
-            self.waiting += len(rows)
+            if self.waiting + n > self.most_rows: self.dropped += n; return False
+            self.waiting += n
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
                 self._thread.start()
-        self._queue.put((predictor, rows))
+        self._queue.put((predictor, n, rows))
         return True
 
     def _run(self) -> None:
         while (task := self._queue.get()) is not None:
-            predictor, rows = task
-            try: predictor.predict(rows, source="shadow"); right = True
+            predictor, n, rows = task
+            try: predictor.predict(rows(), source="shadow"); right = True
             except Exception as e: self.last_error, right = one_line(e)[:300], False  # whatever a model raises
             with self._lock:
-                self.waiting -= len(rows)
-                if right: self.predicted += len(rows)
-                else: self.errors += len(rows)
+                self.waiting -= n
+                if right: self.predicted += n
+                else: self.errors += n
 
     def close(self, timeout_s: float = 5) -> None:
         "Predict what waits, then end."
@@ -193,13 +194,16 @@ class Shadow:
 
 # %% ../nbs/197_traffic.ipynb #trf00017
 def sticky_of(
-    rows: Sequence[Mapping],  # of a request; the first one decides
+    rows: Sequence[Mapping] | Mapping[str, Sequence],  # of a request, or its checked columns; the first row decides
     key: str | None = None,   # X-Canary-Key, or the id of the caller's key where callers are many
 ) -> bytes:
     "What a request sticks to."
     if key: return key.encode("utf-8", "replace")
+    if isinstance(rows, Mapping): rows = [{name: values[0] for name, values in rows.items()}]
     if not rows or not isinstance(rows[0], Mapping): return b""
-    def same(v): return int(v) if isinstance(v, float) and v.is_integer() else v
+    def same(v):
+        if isinstance(v, (bool, np.bool_)) or isinstance(v, float) and v.is_integer(): return int(v)
+        return v.item() if isinstance(v, np.generic) else v
     return msgspec.json.encode({str(k): same(v) for k, v in rows[0].items()}, order="deterministic", enc_hook=str)
 
 # %% ../nbs/197_traffic.ipynb #trf00020
@@ -251,9 +255,17 @@ class Traffic:
         if other is None: return self.champion
         return other if int.from_bytes(blake2b(sticky, digest_size=4).digest()) < self._below else self.champion
 
-    def mirror(self, rows: Sequence[Mapping]) -> None:
+    def mirror(
+        self,
+        rows: Sequence[Mapping] | Mapping[str, Sequence],  # or checked columns
+        by: Predictor | None = None,  # who checked the columns; default: the champion
+    ) -> None:
         "Show the rows of an answered request to the challenger in the shadow, if there is one."
-        if self.shadow is not None and (other := self.challenger) is not None: self.shadow.put(other, rows)
+        other = self.challenger
+        if self.shadow is None or other is None: return
+        if not isinstance(rows, Mapping): self.shadow.put(other, len(rows), lambda: rows); return
+        schema = (by or self.champion).schema
+        self.shadow.put(other, len(rows[schema.names[0]]), lambda: _as_rows(schema, rows))
 
     def reload(self) -> None:
         "Look at once, and load again even what did not change. Returns at once."
@@ -274,7 +286,13 @@ class Traffic:
         return dict(source=str(self.sources["champion"]), **lives, share=self.share if self._canary is not None else 0.0,
                     shadow=shadow, problem=self.problem, note=self.note)
 
-# %% ../nbs/197_traffic.ipynb #trf00022
+# %% ../nbs/197_traffic.ipynb #trf00021
+def _as_rows(schema: Any, columns: Mapping[str, Sequence]) -> list[dict]:
+    "Checked columns as JSON-able rows."
+    listed = as_lists(schema, columns)
+    return [dict(zip(listed, map(plain, values))) for values in zip(*listed.values())]
+
+# %% ../nbs/197_traffic.ipynb #trf00023
 def _start(self: Traffic) -> None:
     "Load the champion. With the registry away, what the address meant last."
     source = self.sources["champion"]
@@ -307,6 +325,7 @@ def _put(self: Traffic, role: str, live: Live | None) -> None:
     self._refused.pop(role, None)
     if role == "champion": _remember(self.sources[role], live.found)
     if before is None and live is None or before is not None is not live and before.key[:2] == live.key[:2]: return
+    if role == "champion" and before is None: return
     said = f"is version {live.predictor.version}" if live else "is gone"
     _say("info", f"{role} {said}" + (f", after {before.predictor.version}" if before else ""))
 
@@ -322,7 +341,7 @@ def _note(self: Traffic, role: str, text: str | None) -> None:
 
 Traffic._start, Traffic._put, Traffic._note = _start, _put, _note
 
-# %% ../nbs/197_traffic.ipynb #trf00024
+# %% ../nbs/197_traffic.ipynb #trf00025
 def poll(self: Traffic, force: bool = False) -> None:
     "Look at the sources now, and take what is new."
     with self._turn:
@@ -367,7 +386,7 @@ def _take(self: Traffic, role: str, key: Key, force: bool) -> None:
 
 Traffic.poll, Traffic._goes_on, Traffic._follow, Traffic._take = poll, _goes_on, _follow, _take
 
-# %% ../nbs/197_traffic.ipynb #trf00026
+# %% ../nbs/197_traffic.ipynb #trf00027
 def _refuse(self: Traffic, role: str, key: Key, error: Exception) -> None:
     "Remember why a version does not answer."
     source, now = self.sources[role], self._lives[role]
@@ -385,7 +404,7 @@ def _record(told: dict) -> None:
 
 Traffic._refuse = _refuse
 
-# %% ../nbs/197_traffic.ipynb #trf00028
+# %% ../nbs/197_traffic.ipynb #trf00029
 def _pause(self: Traffic) -> float | None:
     "Seconds to the next look; None: never by itself."
     if not any(source.is_followed for source in self.sources.values()): return None
@@ -404,7 +423,7 @@ def _run(self: Traffic) -> None:
 
 Traffic._pause, Traffic._run = _pause, _run
 
-# %% ../nbs/197_traffic.ipynb #trf00039
+# %% ../nbs/197_traffic.ipynb #trf00040
 @dataclass(frozen=True)
 class Diff:
     "What would change if one version took over from another."
@@ -443,7 +462,7 @@ class Diff:
 
     __repr__ = __str__
 
-# %% ../nbs/197_traffic.ipynb #trf00041
+# %% ../nbs/197_traffic.ipynb #trf00042
 def _side(what: Any) -> tuple[str, Runtime]:
     "A name for people and a runtime."
     if isinstance(what, Predictor): return f"{what.name} {what.version or what.runtime.hash[:12]}", what.runtime
@@ -473,7 +492,7 @@ def _answers(runtime: Runtime, rows: list[dict]) -> tuple[list[int], Any, list[s
         except SchemaError as e: why.append(str(e))
     return taken, runtime.predict(runtime.schema.check([rows[i] for i in taken])) if taken else None, why
 
-# %% ../nbs/197_traffic.ipynb #trf00042
+# %% ../nbs/197_traffic.ipynb #trf00043
 def diff(
     champion: Any,    # a bundle's folder, "models:/NAME@ALIAS", "models:/NAME/VERSION", a release or a predictor
     challenger: Any,  # the same
@@ -519,7 +538,7 @@ def _picked(answer: tuple, both: list[int]) -> tuple[list, np.ndarray | None]:
     scores = None if result.scores is None else np.asarray(result.scores, dtype=float)[order]
     return [result.predictions[i] for i in order], scores
 
-# %% ../nbs/197_traffic.ipynb #trf00044
+# %% ../nbs/197_traffic.ipynb #trf00045
 def _compared(a: Runtime, taken: list[tuple], rows: list[dict]) -> dict:
     "Everything that `Diff` counts."
     (old, old_scores), (new, new_scores) = taken
