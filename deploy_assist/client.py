@@ -422,7 +422,8 @@ async def _packet(self: _Client, rows: Sequence[bytes], first: int) -> list[_Sai
         raise _moved(e, first) from None
     except EndpointError as e:
         if e.status != 413 or len(rows) == 1: raise
-        half = self.rows_per_request = len(rows) // 2
+        half = len(rows) // 2
+        self.rows_per_request = min(half, self.rows_per_request)
         return await _packet(self, rows[:half], first) + await _packet(self, rows[half:], first + half)
     try: out = msgspec.convert(data, _Said)
     except msgspec.ValidationError as e:
@@ -442,12 +443,12 @@ async def predict(
 ) -> np.ndarray | pd.DataFrame | tuple[np.ndarray | pd.DataFrame, list[str]]:
     "Predictions, (rows,) or (rows, outputs). Raises `SchemaError` that names every wrong cell."
     rows = _Rows(X) if _is_rows(X) else _Rows(X, await schema(self))
-    n, parts = self.rows_per_request, []
-    if len(rows) > n:
+    first, parts = 0, []
+    if len(rows) > self.rows_per_request:
         self._schema = None  # the newest
-        await self._aside(len(rows), rows.check, await schema(self), n)
-    for first in range(0, len(rows), n):
-        for packet in _packed(await self._aside(len(rows), rows.encoded, first, n)):
+        await self._aside(len(rows), rows.check, await schema(self), self.rows_per_request)
+    while first < len(rows):
+        for packet in _packed(await self._aside(len(rows), rows.encoded, first, self.rows_per_request)):
             parts += await _packet(self, packet, first)
             first += len(packet)
     ids = [i for part in parts for i in part.prediction_ids]

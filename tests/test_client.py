@@ -210,6 +210,11 @@ def test_parts_adapt_to_what_the_endpoint_takes(narrow, patients, X, connect):
         bad = X.assign(bmi=[*X["bmi"][:-1], None])
         with pytest.raises(SchemaError, match="row 39, column 'bmi': got null"): client.predict(bad)
         assert (client.predict(X) == patients.predict(X)).all()
+    with between(to(narrow.url)) as seen, connect(seen.url, narrow.key) as client:
+        client.predict(X)
+        before = len(seen.requests)
+        client.predict(X)
+        assert max(r.count(b'"bmi"') for r in seen.requests[before:]) == 10  # it remembers
 
 
 def test_too_often_is_asked_again_when_the_endpoint_says(narrow, patients, X, connect):
