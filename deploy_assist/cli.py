@@ -416,6 +416,7 @@ def _keys_in(file: Path) -> dict[str, str]:
 @click.argument("source")
 @_host
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: 8000 when it is free, else any that is.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="Processes that answer.")
 @click.option("--log", metavar="URL", help="Where predictions are kept; default: DEPLOY_ASSIST_LOG_URL, else SQLite.")
 @click.option("--no-log", is_flag=True, help="Keep no predictions.")
 @click.option("--key-file", metavar="FILE", type=_file, help="A key on its first line, or the store of `key create --file`.")
@@ -425,14 +426,15 @@ def _keys_in(file: Path) -> dict[str, str]:
 @click.option("--jwt", nargs=3, metavar="ISSUER AUDIENCE JWKS", help="An issuer's tokens are keys too; JWKS: a file.")
 @click.option("--root-path", default="", metavar="/PREFIX", help="The prefix under which a proxy shows the endpoint.")
 @click.option("--demo", is_flag=True, help="Also the demo page, at /demo.")
-def _serve(source: str, host: str, port: int | None, log: str | None, no_log: bool, key_file: Path | None,
+def _serve(source: str, host: str, port: int | None, workers: int, log: str | None, no_log: bool,
+           key_file: Path | None,
            tls_cert: Path | None, tls_key: Path | None, tls_self_signed: bool, jwt: tuple | None, root_path: str,
            demo: bool) -> Answer:
-    """Serve a model over HTTP, until Ctrl-C.
+    """Serve a model over HTTP, until Ctrl-C; SIGHUP loads the model again.
 
     \b
     Example:
-      deploy-assist serve models:/patients@champion --port 8000
+      deploy-assist serve models:/patients@champion --port 8000 --workers 4
       deploy-assist serve bundle --host 0.0.0.0 --key-file key.txt"""
     if log and no_log: raise click.UsageError("--log and --no-log exclude each other")
     from deploy_assist.endpoint import serve
@@ -440,11 +442,25 @@ def _serve(source: str, host: str, port: int | None, log: str | None, no_log: bo
     told = {} if key_file is None else _keys_in(key_file)
     if tls_cert or tls_key: told |= dict(tls_cert=tls_cert and str(tls_cert), tls_key=tls_key and str(tls_key))
     if jwt: told["jwt"] = dict(zip(("issuer", "audience", "jwks"), jwt))
-    endpoint = serve(source, host=host, port=_choose(port, 8000, host), log=False if no_log else log,
+    endpoint = serve(source, host=host, port=_choose(port, 8000, host), workers=workers, log=False if no_log else log,
                      tls_self_signed=tls_self_signed, root_path=root_path, demo=demo, **told)
     value = dict(url=endpoint.url, name=endpoint.name, version=endpoint.version, pid=os.getpid())
     text = f"{endpoint.name} at {endpoint.url}, documentation at {endpoint.url}/docs\n{endpoint.curl}\nCtrl-C stops it"
-    return Answer(value, text, stay=lambda: until_stopped(endpoint, is_alive=lambda: endpoint.is_running))
+    return Answer(value, text, stay=lambda: _stay(endpoint))
+
+def _stay(endpoint: Any) -> None:
+    "Until it is stopped. SIGHUP reloads, unless it says that our terminal is gone: then we go too."
+    had_terminal = _has_terminal()
+    def hang_up(*_: Any) -> None:
+        if had_terminal and not _has_terminal(): os.kill(os.getpid(), signal.SIGTERM)
+        elif endpoint.is_running: endpoint.reload()
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN: signal.signal(signal.SIGHUP, hang_up)
+    until_stopped(endpoint, is_alive=lambda: endpoint.is_running)
+
+def _has_terminal() -> bool:
+    try: os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError: return False
+    return True
 
 # %% ../nbs/31_cli.ipynb #7c22fe0d
 @command("demo")

@@ -16,17 +16,18 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from .predictions import Request, uuid7, uuid7s
 from .predictor import Predictor, keyed_ids
 from .protocols import JSON
-from .server import SHORT, App, Call, head
+from .server import SHORT_MS, SOURCES, App, Call, head
 
 # %% ../nbs/202_lane.ipynb #lane0005
 class Item:
     "A request in the lane. To its connection it stands where uvicorn's own cycle would: what comes after it waits."
-    __slots__ = ("way", "headers", "body", "rows", "predictor", "n", "ids", "service", "started", "id", "answer",
+    __slots__ = ("way", "headers", "body", "rows", "predictor", "n", "ids", "service", "started", "id", "answer", "ms", "source",
                  "response_complete", "disconnected", "keep_alive", "more_body", "message_event")
 
     def __init__(self, way: "Way", headers: Mapping[bytes, bytes], body: bytes, predictor: Predictor, started: float):
         self.way, self.headers, self.body, self.predictor, self.started = way, headers, body, predictor, started
-        self.rows, self.n, self.ids, self.service, self.id, self.answer = None, 0, None, None, "", None
+        self.rows, self.n, self.ids, self.service, self.id, self.answer, self.ms = None, 0, None, None, "", None, 0.0
+        self.source = "api"
         self.response_complete = self.disconnected = self.more_body = False
         self.keep_alive, self.message_event = True, _nobody_waits
 
@@ -39,6 +40,7 @@ _nobody_waits = _Nobody()
 # %% ../nbs/202_lane.ipynb #lane0007
 _LONG = frozenset({b"content-encoding", b"origin", b"expect", b"upgrade", b"traceparent"})  # what the application looks after
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
+_MOST = 1_000_000  # bytes of a body
 _ACCEPT = frozenset({b"*/*", b"application/json", b"application/json, text/plain, */*"})
 
 class Lane:
@@ -47,7 +49,7 @@ class Lane:
         self.app, self.waiting = app, app.waiting
         root = app.settings.root_path.encode()
         self.paths = {b"/predict", root + b"/predict"}
-        self.short = min(SHORT, int(app.settings.max_body_mb * 1e6))
+        self.most = min(_MOST, int(app.settings.max_body_mb * 1e6))
         self.running = self.is_due = False
         self.loop: Any = None
 
@@ -59,13 +61,18 @@ class Lane:
         if self.running and len(self.waiting) >= app.settings.max_queue: return False
         item = Item(way, headers, body, p, time.time())
         item.rows = p.decoder.rows(body)
-        item.n = 0 if item.rows is None else len(item.rows)
+        item.n = 1 if item.rows is None else len(item.rows)
+        item.ms = p.expected_ms(item.n)
         if item.n > app.settings.max_rows: return False
+        if b"x-source" in headers:
+            item.source = headers[b"x-source"].decode("latin-1")
+            if item.source not in SOURCES: return False
         way.cycle = item
         self.waiting.append(item)
         if not self.is_due and not self.running:
             self.is_due, self.loop = True, way.loop
-            way.loop.call_soon(self.turn)
+            if len(way.connections) == 1: self.turn()  # nobody else is there
+            else: way.loop.call_soon(self.turn)
         elif self.running and len(self.waiting) == 1: way.loop.call_later(app.settings.timeout_s, self.expire)
         return True
 
@@ -79,7 +86,7 @@ class Lane:
         return caller is not None and caller.allows("predict")
 
 # %% ../nbs/202_lane.ipynb #lane0009
-_TURN_MS, _BATCH = 10.0, 256  # what is answered at once, and the requests of a batch in a thread
+_BATCH = 1000  # rows of a batch in a thread
 
 class Claim:
     "Who has the word for a batch: its answers or its timeout. What a `Call` takes for its lock."
@@ -94,12 +101,17 @@ def turn(self: Lane) -> None:
     "Answer what waits."
     self.is_due = False
     if self.running or not self.waiting: return
-    p = self.waiting[0].predictor
-    most = max(1, int(_TURN_MS / max(p.example_ms, 1e-3))) if p.is_quick else _BATCH
-    part = [item for item in self.waiting[:most] if item.predictor is p]
-    taken = set(map(id, part))
-    self.waiting[:] = [item for item in self.waiting if id(item) not in taken]
-    if not p.is_quick: return self._in_thread(p, part)
+    first = self.waiting[0]
+    p, is_quick, part = first.predictor, first.ms < SHORT_MS, []
+    left, rest = SHORT_MS if is_quick else _BATCH, []
+    for item in self.waiting:
+        cost = item.ms if is_quick else item.n
+        is_alike = item.predictor is p and item.source == first.source and (item.ms < SHORT_MS) == is_quick
+        fits = is_alike and (left >= cost or not part)
+        if fits: part.append(item); left -= cost
+        else: rest.append(item)
+    self.waiting[:] = rest
+    if not is_quick: return self._in_thread(p, part)
     self._compute(p, part, Claim())
     self._send(part)
     if self.waiting: self.is_due = True; self.loop.call_soon(self.turn)
@@ -152,9 +164,10 @@ def _together(self: Lane, p: Predictor, part: list[Item], claim: Claim) -> None:
         key = item.headers.get(b"idempotency-key")
         if key is not None: item.ids = keyed_ids(key.decode("latin-1"), item.n)
         item.service = Request(
-            id=item.id, time=item.started, route="/predict", status=200, rows=item.n, model=p.name, version=p.version
+            id=item.id, time=item.started, route="/predict", status=200, rows=item.n, model=p.name, version=p.version,
+            source=item.source,
         )
-    answers = p.answer_all(columns, part, claim=claim.acquire)
+    answers = p.answer_all(columns, part, source=part[0].source, claim=claim.acquire)
     unusual = sum(len(a["marks"]) for a in answers if "marks" in a)
     self.app.metrics.predicted(sum(item.n for item in part), unusual)
     for item, answer in zip(part, answers): item.answer = _encode(answer)
@@ -214,8 +227,9 @@ class Way(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if (
-            self.url in self.lane.paths and self.parser.get_method() == b"POST" and self.parser.should_keep_alive()
-            and (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+            self.url in self.lane.paths and self.parser.get_method() == b"POST" and not self.expect_100_continue
+            and self.parser.should_keep_alive() and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
         ): self.held, self.size = [], 0
         else: self._go_long()
 
@@ -223,7 +237,7 @@ class Way(HttpToolsProtocol):
         if self.held is None: return super().on_body(body)
         self.held.append(body)
         self.size += len(body)
-        if self.size > self.lane.short: self._go_long()
+        if self.size > self.lane.most: self._go_long()
 
     def on_message_complete(self) -> None:
         if self.held is None: return super().on_message_complete()

@@ -6,15 +6,16 @@
 __all__ = ['open_log', 'Predictor', 'Ask', 'answer_all', 'One', 'predict', 'answer', 'keyed_ids', 'feedback']
 
 # %% ../nbs/195_predictor.ipynb #prd00002
-import re, time, uuid
+import math, re, time, uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
+import msgspec
 
 from .errors import ConfigError, LogError, ModelError, SchemaError
 from .predictions import Batch, PredictionLog, Request, uuid7s
@@ -52,11 +53,16 @@ class Predictor:
             # The log's thread would import the driver later, and with it polars, where scikit-learn looks into it half imported
             import_module("adbc_driver_manager.dbapi")
         self.example_ms = self._warm()
+        self.expected_ms = lru_cache(4096)(self._expected_ms)
+        self.row_bytes = len(msgspec.json.encode(self.schema.example()[0]))
 
-    @property
-    def is_quick(self) -> bool:
-        "Is a row always answered so fast that a thread would cost more? What runs Python code of others may take any time."
-        return self.example_ms < 3 and self.runtime.engine in ("linear", "onnx")
+    def _expected_ms(self, n: int) -> float:
+        """Milliseconds for so many rows; infinite where nobody can tell, since code of others runs, which may take any time.
+        Reading, logging and writing cost some 0.2 microseconds a cell (`benchmarks/bench_rows.py`)."""
+        engine = next(name for upto, name in self.runtime.plan if n <= upto)
+        if engine not in ("linear", "onnx"): return math.inf
+        ms = self.runtime.expected_ms(n)
+        return (self.example_ms * n if ms is None else ms) + 2e-4 * n * len(self.schema)
 
     @property
     def gives_probabilities(self) -> bool:
@@ -169,8 +175,7 @@ def _compute(self: Predictor, columns: Mapping[str, Sequence]):
     "The model's answer; when the model cannot compute with a number that is far too large, the error names the number."
     try:
         result = self.runtime.predict(columns)
-        for values in (result.predictions, result.probabilities):
-            if values is not None and not _is_finite(values): raise ModelError("the model answered NaN or infinity")
+        if not result.is_finite: raise ModelError("the model answered NaN or infinity")
         return result
     except Exception:
         wrong = [
@@ -182,10 +187,6 @@ def _compute(self: Predictor, columns: Mapping[str, Sequence]):
         raise
 
 _TOO_LARGE = 1e30  # squares and products of such numbers leave the range of float32, and soon of float64
-
-def _is_finite(values: list) -> bool:
-    try: return bool(np.isfinite(np.asarray(values, dtype=float)).all())
-    except (TypeError, ValueError): return True  # labels that are no numbers
 
 Predictor._compute = _compute
 

@@ -7,12 +7,14 @@ __all__ = ['Decoder', 'check_columns', 'Marker']
 
 # %% ../nbs/17_rows.ipynb #row00003
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from math import nan
 from operator import attrgetter
+from struct import Struct, error as StructError
 from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 
 from .runtime import Columns, as_lists, is_number, is_text
 from .schema import Column, Schema, _check_columns, _within
@@ -80,9 +82,8 @@ class Decoder:
         rows = msgspec.defstruct("Rows", [("rows", list[row])], forbid_unknown_fields=True)
         self._one, self._list, self._rows = (msgspec.json.Decoder(t) for t in (row, list[row], rows))
         k = len(self.numbers.columns)
-        self._number_of = attrgetter(*list(fields)[:k]) if k else None
+        self._pack = Struct(f"{k}d").pack if k else None
         self._text_of = [attrgetter(f) for f in list(fields)[k:]]
-        self._columns_of_null = any(c.nullable for c in self.numbers.columns)
 
     def decode(
         self,
@@ -106,24 +107,21 @@ class Decoder:
 
     def columns(self, rows: list) -> Columns | None:
         "The second half, for rows of any number of requests: checked columns, or None when one is in doubt."
-        block = self._block(rows) if self._number_of else None
+        block = self._block(rows) if self._pack else None
         if block is not None and not self.numbers.are_fine(block): return None
-        out = dict(zip(self.numbers.names, block)) if block is not None else {}
-        if not self.texts: return Columns(out, block)
+        others = {}
         for c, get in zip(self.texts, self._text_of):
             values = _texts_fine(c, list(map(get, rows)))
             if values is None: return None
-            out[c.name] = values
-        return Columns({n: out[n] for n in self.schema.names}, block)
+            others[c.name] = values
+        return Columns(others, self.numbers.names, block)
 
     def _block(self, rows: list) -> np.ndarray:
         "The rows' numbers, (number columns, rows)."
-        k, n = len(self.numbers.columns), len(rows)
-        if n == 1: return np.array(self._number_of(rows[0]), dtype=np.float64).reshape(k, 1)
-        values = map(self._number_of, rows)
-        if self._columns_of_null: table = np.array(list(values), dtype=np.float64)  # None becomes NaN
-        else: table = np.fromiter(chain.from_iterable(values) if k > 1 else values, np.float64, n * k)
-        return np.ascontiguousarray(table.reshape(n, k).T)
+        k, pack = len(self.numbers.columns), self._pack
+        try: data = [pack(*astuple(row)[:k]) for row in rows]
+        except StructError: data = [pack(*[nan if v is None else v for v in astuple(row)[:k]]) for row in rows]
+        return np.frombuffer(b"".join(data)).reshape(len(rows), k).T.copy()
 
     def _names_stand_once(self, body: bytes, pairs: int, rows: list) -> bool:
         colons = body.count(b":") if len(body) < 4096 else int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(":")))
@@ -153,7 +151,7 @@ def _as_texts(c: Column, values: Any) -> list | None:
 def check_columns(
     schema: Schema,
     columns: Mapping[str, Sequence | np.ndarray],  # name -> (rows,) an array of any dtype, or a list
-) -> Columns:
+) -> Mapping[str, Sequence]:
     "Columns, checked. Raises `SchemaError` like `Schema.check`. A `Decoder` does it faster: it has looked at the schema before."
     return _checked(schema, _Numbers(schema), columns)
 
@@ -174,9 +172,9 @@ def _checked(schema: Schema, numbers: _Numbers, columns: Mapping) -> Columns:
     else:
         block = np.array(lines) if lines else None
         if block is None or numbers.are_fine(block):
-            return Columns(out | dict(zip(numbers.names, block if block is not None else ())), block)
+            return Columns({n: v for n, v in out.items() if n not in numbers.names}, numbers.names, block)
     plain = {k: v.tolist() if isinstance(v, np.ndarray) else list(v) for k, v in columns.items()}
-    return Columns(_check_columns(schema, plain))
+    return _check_columns(schema, plain)
 
 Decoder.check = lambda self, columns: _checked(self.schema, self.numbers, columns)
 
