@@ -99,6 +99,8 @@ class Server(uvicorn.Server):
             if c.cycle is not None: c.cycle.keep_alive = False
         while (passed := time.monotonic() - start) < LINGER_S and (connections or passed < LINGER_S / 3):
             await asyncio.sleep(0.02)
+        for c in list(connections):  # the demo page keeps streams open that would not end by themselves
+            if c.scope and c.scope["method"] == "GET" and "/demo/" in c.scope["path"]: c.transport.close()
         await super().shutdown(sockets)
 
 # %% ../nbs/205_endpoint.ipynb #end00013
@@ -271,11 +273,13 @@ class Endpoint:
     def _repr_html_(self):
         "State, links and a curl line. The key is not shown, since notebooks are passed on."
         at = self.proxied_url or self.url
-        links = " · ".join(f"<a href='{at}/{page}' target='_blank' rel='noopener'>{page}</a>" for page in self._pages)
+        look = "target='_blank' rel='noopener' style='color: var(--jp-content-link-color, inherit)'"
+        links = " · ".join(f"<a href='{at}/{page}' {look}>{page}</a>" for page in self._pages)
+        version = f" version {escape(str(self.version))}" if self.version else ""
         key = ' -H "Authorization: Bearer $KEY"' if self.key else ""
         note = "<div>KEY is in <code>endpoint.key</code></div>" if self.key else ""
         return (
-            f"<div style='line-height: 1.7'><b>{escape(self.name)}</b> version {escape(str(self.version))} · "
+            f"<div style='line-height: 1.7'><b>{escape(self.name)}</b>{version} · "
             f"{'running' if self.is_running else 'stopped'} · <code>{self.url}</code><div>{links}</div>"
             "<pre style='margin: .3em 0; padding: .5em; border: 1px solid #8886; color: inherit; background: transparent; "
             f"white-space: pre-wrap; overflow-wrap: anywhere'>{escape(self._curl(key))}</pre>{note}</div>"
