@@ -433,16 +433,18 @@ def written(n, url, home):
 
 def read(n, url, home):
     "A window of 7 of the 70 days, three times."
-    now, took = datetime.now(UTC), []
+    now, took, spent = datetime.now(UTC), [], time.process_time()
     with PredictionLog(url, home=home) as log:
         for back in (35, 20, 8):
             t = time.monotonic()
             w = log.window("wide", since=now - timedelta(days=back), until=now - timedelta(days=back - 7))
             took.append(time.monotonic() - t)
+        spent = (time.process_time() - spent) / 3
         count = log.count("wide")
     shape = f"{len(w):,} x {w.shape[1] - 10}"
     right = abs(len(w) - n / 10) <= n / 10 / 100 + 1 and count == n and w.x0.notna().all()
-    return (f"{shape} of {count:,} rows in {', '.join(f'{s:.2f}' for s in took)} s (median {median(took):.2f})",
+    return (f"{shape} of {count:,} rows in {', '.join(f'{s:.2f}' for s in took)} s (median {median(took):.2f}; "
+            f"{spent:.1f} s of CPU in the reader, load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores)",
             bool(right) and median(took) <= 3)
 
 
