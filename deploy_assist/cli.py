@@ -445,24 +445,32 @@ def _keys_in(file: Path) -> dict[str, str]:
 @click.option("--jwt", nargs=3, metavar="ISSUER AUDIENCE JWKS", help="An issuer's tokens are keys too; JWKS: a file.")
 @click.option("--root-path", default="", metavar="/PREFIX", help="The prefix under which a proxy shows the endpoint.")
 @click.option("--demo", is_flag=True, help="Also the demo page, at /demo.")
+@click.option("--challenger", metavar="SOURCE", help="Another version, which gets a share of the traffic.")
+@click.option("--share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="How much; a row sticks to a version.")
+@click.option("--shadow", is_flag=True, help="The challenger predicts for the log only, and answers nobody.")
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="Pages of this origin may read the answers; * for all; repeatable.")
+@click.option("--access-log", is_flag=True, help="A line in the log for each request, not only for errors.")
+@click.option("--otel", is_flag=True, help="Spans by OpenTelemetry, as the OTEL_* environment variables say.")
 def _serve(source: str, host: str, port: int | None, workers: int, log: str | None, no_log: bool,
            key_file: Path | None,
-           tls_cert: Path | None, tls_key: Path | None, tls_self_signed: bool, jwt: tuple | None, root_path: str,
-           demo: bool) -> Answer:
-    """Serve a model over HTTP, until Ctrl-C; SIGHUP loads the model again.
+           tls_cert: Path | None, tls_key: Path | None, tls_self_signed: bool, jwt: tuple | None, cors: tuple[str, ...],
+           **told: Any) -> Answer:
+    """Serve a model over HTTP, until Ctrl-C. An alias or a folder is followed; SIGHUP loads the model again.
 
     \b
     Example:
       deploy-assist serve models:/patients@champion --port 8000 --workers 4
+      deploy-assist serve models:/patients@champion --challenger models:/patients@challenger --share 0.05
       deploy-assist serve bundle --host 0.0.0.0 --key-file key.txt"""
     if log and no_log: raise click.UsageError("--log and --no-log exclude each other")
     from deploy_assist.endpoint import serve
     if tls_self_signed and tls_cert: raise click.UsageError("--tls-self-signed and --tls-cert exclude each other")
-    told = {} if key_file is None else _keys_in(key_file)
+    told |= {} if key_file is None else _keys_in(key_file)
+    if cors: told["cors"] = list(cors)
     if tls_cert or tls_key: told |= dict(tls_cert=tls_cert and str(tls_cert), tls_key=tls_key and str(tls_key))
     if jwt: told["jwt"] = dict(zip(("issuer", "audience", "jwks"), jwt))
     endpoint = serve(source, host=host, port=_choose(port, 8000, host), workers=workers, log=False if no_log else log,
-                     tls_self_signed=tls_self_signed, root_path=root_path, demo=demo, **told)
+                     tls_self_signed=tls_self_signed, **told)
     value = dict(url=endpoint.url, name=endpoint.name, version=endpoint.version, pid=os.getpid())
     text = f"{endpoint.name} at {endpoint.url}, documentation at {endpoint.url}/docs\n{endpoint.curl}\nCtrl-C stops it"
     return Answer(value, text, stay=lambda: _stay(endpoint))

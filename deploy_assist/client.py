@@ -73,10 +73,11 @@ class _Client:
         retries: int = 3,       # times that a request is sent again when it did not get through
         retry_s: float = 60,    # but not later than this after the first time
         rows_per_request: int = 5000,  # at most; a request holds about 1 MB at most, too
+        source: str | None = None,  # demo, batch or bench, when this is no real traffic; default: api
     ):
         self._parts = _parts_of(url)
         self.url, self.timeout_s, self.retries, self.retry_s = self._parts.geturl(), timeout_s, retries, retry_s
-        self.rows_per_request = rows_per_request
+        self.rows_per_request, self.source = rows_per_request, source
         self.key, self.ca = key or getattr(url, "key", None), ca or getattr(url, "ca", None)
         if self.key and not re.fullmatch(r"[!-~]+", self.key):
             raise ConfigError("key: got one with blanks or letters beyond ASCII, expected it as deploy-assist key create said it")
@@ -117,6 +118,7 @@ def _request(self: _Client, method: str, path: str, body: bytes | None) -> bytes
     if self._proxy is not None and self._tls is None:
         to = f"http://{headers['Host']}{to}"
         headers |= _proxy_key(self._proxy)
+    if self.source: headers["X-Source"] = self.source
     if self.key: headers["Authorization"] = f"Bearer {self.key}"
     if method == "POST":
         headers |= {"Content-Type": "application/json", "Content-Length": len(body or b""), "Idempotency-Key": uuid7()}

@@ -62,7 +62,8 @@ class Lane:
 
     def take(self, way: "Way", headers: Mapping[bytes, bytes], body: bytes) -> bool:
         "Put a request among those that are answered next; False: it is for the application."
-        app, p = self.app, self.app.predictor
+        app, p = self.app, self.app.answers.champion
+        if app.answers.challenger is not None: return False  # who answers is chosen by the row, or somebody is in the shadow
         if not _LONG.isdisjoint(headers) or headers.get(b"content-type", b"application/json") not in _JSON: return False
         if headers.get(b"accept", b"*/*") not in _ACCEPT or app.rate is not None: return False
         caller = None if app.access.is_open else self._caller(headers)

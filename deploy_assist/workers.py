@@ -81,8 +81,7 @@ class Supervisor:
 
 # %% ../nbs/204_workers.ipynb #wrk00014
 def _start(self: Supervisor, worker: Worker) -> None:
-    told = self.told | dict(number=worker.number, ready=self.word, parent=os.getpid(), metrics=self.folder,
-                            again=self.reloads > 0)
+    told = self.told | dict(number=worker.number, ready=self.word, parent=os.getpid(), metrics=self.folder)
     worker.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, pass_fds=[self.sock.fileno(), self.word])
     worker.is_ready, worker.started, worker.was_sent = False, time.monotonic(), self.reloads
     try: worker.process.stdin.write(json.dumps(told).encode() + b"\n"); worker.process.stdin.flush()
