@@ -371,6 +371,25 @@ def _history(name: str) -> Answer:
     text = frame[wanted].assign(time=frame["time"].astype(str).str[:19]) if "time" in frame else frame[wanted]
     return Answer(frame, text.fillna("").to_string(index=False) if len(frame) else f"{name}: nothing was promoted yet")
 
+# %% ../nbs/31_cli.ipynb #trfdiff1
+@command("diff")
+@click.argument("champion", metavar="A")
+@click.argument("challenger", metavar="B")
+@click.option("--log", metavar="URL", help="The prediction log; default: DEPLOY_ASSIST_LOG_URL, else SQLite.")
+@click.option("--window", metavar="AGE", default="7d", show_default=True, help="How far back.")
+def _diff(champion: str, challenger: str, log: str | None, window: str) -> Answer:
+    """What would change if B answered instead of A? Replays up to 10,000 logged requests through both.
+
+    A and B are a bundle's folder, models:/NAME@ALIAS or models:/NAME/VERSION.
+
+    \b
+    Example:
+      deploy-assist diff models:/patients@champion models:/patients@challenger
+      deploy-assist diff bundle next_bundle --window 24h --json"""
+    from deploy_assist.traffic import diff
+    found = diff(champion, challenger, log, window=window)
+    return Answer(found.to_dict(), str(found))
+
 # %% ../nbs/31_cli.ipynb #f725a972
 def until_stopped(
     *servers: Any,                      # things with `.stop()`

@@ -24,13 +24,15 @@ import uvicorn
 from .access import Access, KeyStore, Tokens, self_signed
 from .config import home_folder
 from .errors import ConfigError, DeployAssistError, EndpointError, RegistryError, one_line
-from .predictions import PredictionLog
+from .lane import way_of
+from .observe import json_logging, tell
+from .predictions import Drainer, PredictionLog
 from .predictor import Predictor, open_log
 from .release import Release, read_manifest
 from .runtime import load_runtime
 from .schema import Schema
 from .server import App, Settings
-from .workers import is_orphan, refuse_new, say
+from .workers import is_orphan, refuse_new
 
 # %% ../nbs/205_endpoint.ipynb #fdb2b55e
 def listen(
@@ -131,10 +133,10 @@ def reload_model(app: App, source: str, folder: str | Path) -> None:
         runtime = _runtime(folder, app.settings.runtime, info.pop("name", None))
         if runtime.name != old.name: raise ConfigError(f"reload: got the model {runtime.name!r}, expected {old.name!r}")
         new = Predictor(runtime, old.log, **info)
-    except Exception as e: say("error", "reload failed", source=source, error=one_line(e), goes_on=old.runtime.hash)
+    except Exception as e: tell("error", "reload failed", error=e, source=source, goes_on=old.runtime.hash)
     else:
         app.predictor, app.graphql_side = new, None  # the demo page shows the version that it was made with
-        say("info", "reloaded", source=source, version=new.version, hash=new.runtime.hash)
+        tell("info", "reloaded", source=source, version=new.version, hash=new.runtime.hash)
 
 # %% ../nbs/205_endpoint.ipynb #6a350946
 def run(
@@ -153,7 +155,9 @@ def run(
         if server is None or not server.started: sys.exit(0)
     for wanted in (signal.SIGTERM, signal.SIGINT): signal.signal(wanted, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is being loaded is new
-    log = open_log(settings.log, settings.home)  # drains=False when the supervisor has a drainer
+    json_logging()
+    drainer = None if not alone or settings.log is False else Drainer(settings.log, settings.home).start()
+    log = open_log(settings.log, settings.home, drains=False)
     page, runtime = None, _runtime(folder, settings.runtime, name)
     predictor = Predictor(runtime, log, version=version, alias=alias, model_id=model_id)
     access = Access(settings.key, settings.keys, Tokens(**settings.jwt) if settings.jwt else None)
@@ -167,6 +171,8 @@ def run(
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=load_again, name="reload", daemon=True).start())
     config = uvicorn.Config(
         app,
+        http=way_of(app),
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -179,7 +185,9 @@ def run(
         ssl_keyfile=settings.tls_key,
     )
     server = Server(config, app, sock, alone, ready)
-    server.run(sockets=[sock])
+    try: server.run(sockets=[sock])
+    finally:
+        if drainer is not None: drainer.stop()
 
 # %% ../nbs/205_endpoint.ipynb #7d6b6cd0
 def _child() -> None:
@@ -200,7 +208,7 @@ def _child() -> None:
     try:
         if told.get("again"):  # a worker that died after a reload comes back as what the others are now
             try: folder, info = look_up(told["source"], folder)
-            except RegistryError as e: say("error", "reload failed", source=told["source"], error=one_line(e))
+            except RegistryError as e: tell("error", "reload failed", error=e, source=told["source"])
         sock, settings = socket.socket(fileno=told["fd"]), Settings(**told["settings"])
         run(folder, sock, settings, source=told["source"], alone=not shared, ready=ready, **info)
     except DeployAssistError as e: sys.exit(one_line(e))

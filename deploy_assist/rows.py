@@ -7,14 +7,16 @@ __all__ = ['Decoder', 'check_columns', 'Marker']
 
 # %% ../nbs/17_rows.ipynb #row00003
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from math import nan
 from operator import attrgetter
+from struct import Struct, error as StructError
 from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 
-from .runtime import Columns, _listed, is_number, is_text
+from .runtime import Columns, as_lists, is_number, is_text
 from .schema import Column, Schema, _check_columns, _within
 
 # %% ../nbs/17_rows.ipynb #row00011
@@ -80,15 +82,19 @@ class Decoder:
         rows = msgspec.defstruct("Rows", [("rows", list[row])], forbid_unknown_fields=True)
         self._one, self._list, self._rows = (msgspec.json.Decoder(t) for t in (row, list[row], rows))
         k = len(self.numbers.columns)
-        self._number_of = attrgetter(*list(fields)[:k]) if k else None
+        self._pack = Struct(f"{k}d").pack if k else None
         self._text_of = [attrgetter(f) for f in list(fields)[k:]]
-        self._columns_of_null = any(c.nullable for c in self.numbers.columns)
 
     def decode(
         self,
         body: bytes,       # {"rows": [...]}, an object, or a list of objects
     ) -> Columns | None:   # None: read it with the JSON module and `Schema.check`, which say what is wrong
         "Checked columns of a body, or None when in doubt."
+        rows = self.rows(body)
+        return None if rows is None else self.columns(rows)
+
+    def rows(self, body: bytes) -> list | None:
+        "The first half, for each request by itself: typed rows, or None when in doubt."
         if not self.is_fast: return None
         try:
             start = body[:16].lstrip()
@@ -97,32 +103,31 @@ class Decoder:
             else: rows, around = [self._one.decode(body)], 0
         except (msgspec.MsgspecError, ValueError): return None
         if not rows: return None
-        texts = [list(map(get, rows)) for get in self._text_of]
-        if not self._names_stand_once(body, len(rows) * len(self.schema) + around, texts): return None
-        block = self._block(rows) if self._number_of else None
+        return rows if self._names_stand_once(body, len(rows) * len(self.schema) + around, rows) else None
+
+    def columns(self, rows: list) -> Columns | None:
+        "The second half, for rows of any number of requests: checked columns, or None when one is in doubt."
+        block = self._block(rows) if self._pack else None
         if block is not None and not self.numbers.are_fine(block): return None
-        out = dict(zip(self.numbers.names, block)) if block is not None else {}
-        for c, values in zip(self.texts, texts):
-            values = _texts_fine(c, values)
+        others = {}
+        for c, get in zip(self.texts, self._text_of):
+            values = _texts_fine(c, list(map(get, rows)))
             if values is None: return None
-            out[c.name] = values
-        return Columns({n: out[n] for n in self.schema.names}, block)
+            others[c.name] = values
+        return Columns(others, self.numbers.names, block)
 
     def _block(self, rows: list) -> np.ndarray:
         "The rows' numbers, (number columns, rows)."
-        k, n = len(self.numbers.columns), len(rows)
-        if n == 1: return np.array(self._number_of(rows[0]), dtype=np.float64).reshape(k, 1)
-        values = map(self._number_of, rows)
-        if self._columns_of_null: table = np.array(list(values), dtype=np.float64)  # None becomes NaN
-        else: table = np.fromiter(chain.from_iterable(values) if k > 1 else values, np.float64, n * k)
-        return np.ascontiguousarray(table.reshape(n, k).T)
+        k, pack = len(self.numbers.columns), self._pack
+        try: data = [pack(*astuple(row)[:k]) for row in rows]
+        except StructError: data = [pack(*[nan if v is None else v for v in astuple(row)[:k]]) for row in rows]
+        return np.frombuffer(b"".join(data)).reshape(len(rows), k).T.copy()
 
-    @staticmethod
-    def _names_stand_once(body: bytes, pairs: int, texts: Sequence[list]) -> bool:
+    def _names_stand_once(self, body: bytes, pairs: int, rows: list) -> bool:
         colons = body.count(b":") if len(body) < 4096 else int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(":")))
         if colons == pairs: return True
         if b"\\" in body: return False  # an escaped colon could make up for one of a second name
-        return colons - sum(v.count(":") for values in texts for v in values if v is not None) == pairs
+        return colons - sum(v.count(":") for get in self._text_of for v in map(get, rows) if v is not None) == pairs
 
 # %% ../nbs/17_rows.ipynb #row00031
 def _as_block_line(c: Column, values: Any) -> np.ndarray | None:
@@ -146,7 +151,7 @@ def _as_texts(c: Column, values: Any) -> list | None:
 def check_columns(
     schema: Schema,
     columns: Mapping[str, Sequence | np.ndarray],  # name -> (rows,) an array of any dtype, or a list
-) -> Columns:
+) -> Mapping[str, Sequence]:
     "Columns, checked. Raises `SchemaError` like `Schema.check`. A `Decoder` does it faster: it has looked at the schema before."
     return _checked(schema, _Numbers(schema), columns)
 
@@ -167,9 +172,9 @@ def _checked(schema: Schema, numbers: _Numbers, columns: Mapping) -> Columns:
     else:
         block = np.array(lines) if lines else None
         if block is None or numbers.are_fine(block):
-            return Columns(out | dict(zip(numbers.names, block if block is not None else ())), block)
+            return Columns({n: v for n, v in out.items() if n not in numbers.names}, numbers.names, block)
     plain = {k: v.tolist() if isinstance(v, np.ndarray) else list(v) for k, v in columns.items()}
-    return Columns(_check_columns(schema, plain))
+    return _check_columns(schema, plain)
 
 Decoder.check = lambda self, columns: _checked(self.schema, self.numbers, columns)
 
@@ -195,5 +200,4 @@ class Marker:
         quiet = block is None or not ((block < self.low) | (block > self.high)).any()
         odd = {n for n, seen in self.seen.items() if n not in self.numeric and not seen.issuperset(columns[n])}
         if quiet and not odd and not any(n in self.numeric for n in self.seen): return []
-        lists = {c.name: v if isinstance(v := columns[c.name], list) else _listed(c, v) for c in self.schema.columns}
-        return self.schema.marks(lists)
+        return self.schema.marks(as_lists(self.schema, columns))
