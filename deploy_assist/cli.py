@@ -473,16 +473,16 @@ def _serve(source: str, host: str, port: int | None, workers: int, log: str | No
                      tls_self_signed=tls_self_signed, **told)
     value = dict(url=endpoint.url, name=endpoint.name, version=endpoint.version, pid=os.getpid())
     text = f"{endpoint.name} at {endpoint.url}, documentation at {endpoint.url}/docs\n{endpoint.curl}\nCtrl-C stops it"
-    return Answer(value, text, stay=lambda: _stay(endpoint))
+    _take_hang_ups(endpoint)
+    return Answer(value, text, stay=lambda: until_stopped(endpoint, is_alive=lambda: endpoint.is_running))
 
-def _stay(endpoint: Any) -> None:
-    "Until it is stopped. SIGHUP reloads, unless it says that our terminal is gone: then we go too."
+def _take_hang_ups(endpoint: Any) -> None:
+    "SIGHUP reloads, unless it says that our terminal is gone: then we go too."
     had_terminal = _has_terminal()
     def hang_up(*_: Any) -> None:
         if had_terminal and not _has_terminal(): os.kill(os.getpid(), signal.SIGTERM)
         elif endpoint.is_running: endpoint.reload()
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN: signal.signal(signal.SIGHUP, hang_up)
-    until_stopped(endpoint, is_alive=lambda: endpoint.is_running)
 
 def _has_terminal() -> bool:
     try: os.close(os.open("/dev/tty", os.O_RDWR))
