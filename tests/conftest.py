@@ -1,4 +1,6 @@
-"""Fixtures for all tests. Each test runs in a folder of its own, and none leaves a process behind."""
+"""Fixtures for all tests. Each test runs in a folder of its own, and none leaves a process behind.
+
+Two workers (pytest-xdist) share the files, the longest first; the process that started them looks for what is left at the end."""
 import logging
 import os
 import shutil
@@ -15,12 +17,23 @@ import pytest
 
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
                "ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0", "MPLBACKEND": "agg"}
-mark = f"DEPLOY_ASSIST_TESTS={uuid.uuid4().hex}"  # every process that a test starts inherits it
-os.environ.update([mark.split("=")])
-os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps its own folders of the last runs
-# MLflow and Chromium forget temporary folders: all of them lie in one that is removed at the end
-os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="deploy_assist-tests-")
+is_worker = "PYTEST_XDIST_WORKER" in os.environ  # one of several: mark and folder are those of the process that started it
+if not is_worker:
+    os.environ["DEPLOY_ASSIST_TESTS"] = uuid.uuid4().hex  # every process that a test starts inherits it
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps its own folders of the last runs
+    # MLflow and Chromium forget temporary folders: all of them lie in one that is removed at the end
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="deploy_assist-tests-")
+mark = f"DEPLOY_ASSIST_TESTS={os.environ['DEPLOY_ASSIST_TESTS']}"
+# several processes at once: one thread each, so that none waits for threads that wait for a core
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 here = {"127.0.0.1", "localhost", "::1", "[::1]"}
+longest = "check artefact cli quickstart runtime docs readme registry environment packaging protocols predictions library".split()
+
+
+def pytest_collection_modifyitems(items):
+    "The files that take longest first: the two workers end at about the same time then."
+    order = {f"test_{name}": place for place, name in enumerate(longest)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(autouse=True)
@@ -213,7 +226,8 @@ def left_running() -> dict[int, str]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session):
-    result = yield
+    result = yield  # workers have ended after that
+    if is_worker: return result
     until = time.monotonic() + 10
     while (left := left_running()) and time.monotonic() < until: time.sleep(0.2)
     if left:
