@@ -159,7 +159,7 @@ def test_a_replaced_folder_answers_after_a_reload_and_a_broken_one_never(two, ve
     assert answer["predictions"] == [False]
     (two.folder / "schema.json").write_text("{}")
     two.reload()
-    until(lambda: two.logs().count("reload failed") == 2, "both workers to refuse it")
+    until(lambda: two.logs().count("was refused: BundleError") == 2, "both workers to refuse it")
     assert json.loads(get(two, "/version"))["model"]["hash"] == new
     shutil.copy(versions[1] / "schema.json", two.folder / "schema.json")
 
@@ -228,7 +228,7 @@ def test_a_terminal_that_is_closed_ends_the_command_and_a_hang_up_from_elsewhere
         said = json.loads(process.stdout.readline())
         log, = (home / "logs").glob("risk-*.log")
         os.kill(said["pid"], signal.SIGHUP)
-        until(lambda: "reloaded" in log.read_text(), "the reload")
+        until(lambda: "was loaded again" in log.read_text(), "the reload")
         urlopen(said["url"] + "/health/ready", timeout=30).close()
         os.close(ours)
         assert process.wait(30) == 0
