@@ -6,6 +6,7 @@ import os
 import pty
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -145,6 +146,23 @@ def test_any_workers_metrics_are_those_of_all_also_after_one_was_killed(two):
     until(lambda: "a worker is back" in two.logs(), "the next worker to be ready")
     predict(20)
     assert seen() == {n + 40}
+
+
+def test_connections_that_are_opened_at_once_are_shared_out(two):
+    workers = children(two._process.pid)
+
+    def sockets(pid): return sum("socket:" in os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    least, before = 0, [sockets(pid) for pid in workers]
+    for _ in range(5):
+        open_now = [socket.create_connection(("127.0.0.1", port_of(two))) for _ in range(32)]
+        for s in open_now: s.sendall(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+        for s in open_now: assert s.recv(1000).startswith(b"HTTP/1.1 200")
+        shares = [sockets(pid) - n for pid, n in zip(workers, before)]
+        least += min(shares)
+        assert sum(shares) == 32
+        for s in open_now: s.close()
+        until(lambda: [sockets(pid) for pid in workers] == before, "the connections to be closed")
+    assert least >= 40  # of 80; whoever takes all that wait leaves about 25
 
 
 def test_a_replaced_folder_answers_after_a_reload_and_a_broken_one_never(two, versions):
