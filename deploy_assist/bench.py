@@ -115,7 +115,7 @@ class Target:
 
     @property
     def headers(self) -> dict:
-        said = {"Content-Type": "application/json", "User-Agent": "deploy-assist-bench"}
+        said = {"Content-Type": "application/json", "X-Source": "bench"}
         return said | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
 
 def target(

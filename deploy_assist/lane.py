@@ -7,26 +7,33 @@ __all__ = ['Item', 'Lane', 'Claim', 'turn', 'expire', 'Way', 'way_of']
 
 # %% ../nbs/202_lane.ipynb #lane0002
 import threading, time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from .access import Caller
+from .observe import Seen
 from .predictions import Request, uuid7, uuid7s
 from .predictor import Predictor, keyed_ids
 from .protocols import JSON
-from .server import SHORT_MS, App, Call, head
+from .server import SHORT_MS, SOURCES, App, Call, head
 
 # %% ../nbs/202_lane.ipynb #lane0005
 class Item:
     "A request in the lane. To its connection it stands where uvicorn's own cycle would: what comes after it waits."
-    __slots__ = ("way", "headers", "body", "rows", "predictor", "n", "ids", "service", "started", "id", "answer", "ms",
-                 "response_complete", "disconnected", "keep_alive", "more_body", "message_event")
+    __slots__ = ("way", "headers", "body", "rows", "predictor", "n", "ids", "service", "started", "id", "answer", "ms", "source",
+                 "response_complete", "disconnected", "keep_alive", "more_body", "message_event", "seen", "caller")
 
-    def __init__(self, way: "Way", headers: Mapping[bytes, bytes], body: bytes, predictor: Predictor, started: float):
+    def __init__(
+        self, way: "Way", headers: Mapping[bytes, bytes], body: bytes, predictor: Predictor, started: float,
+        seen: Seen | None, caller: Caller | None,
+    ):
         self.way, self.headers, self.body, self.predictor, self.started = way, headers, body, predictor, started
+        self.seen, self.caller = seen, caller
         self.rows, self.n, self.ids, self.service, self.id, self.answer, self.ms = None, 0, None, None, "", None, 0.0
+        self.source = "api"
         self.response_complete = self.disconnected = self.more_body = False
         self.keep_alive, self.message_event = True, _nobody_waits
 
@@ -37,7 +44,7 @@ class _Nobody:
 _nobody_waits = _Nobody()
 
 # %% ../nbs/202_lane.ipynb #lane0007
-_LONG = frozenset({b"content-encoding", b"origin", b"expect", b"upgrade", b"traceparent"})  # what the application looks after
+_LONG = frozenset({b"content-encoding", b"expect", b"upgrade"})  # what the application looks after
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 _MOST = 1_000_000  # bytes of a body
 _ACCEPT = frozenset({b"*/*", b"application/json", b"application/json, text/plain, */*"})
@@ -49,20 +56,30 @@ class Lane:
         root = app.settings.root_path.encode()
         self.paths = {b"/predict", root + b"/predict"}
         self.most = min(_MOST, int(app.settings.max_body_mb * 1e6))
+        self.scheme = "https" if app.settings.tls_cert else "http"
         self.running = self.is_due = False
         self.loop: Any = None
 
     def take(self, way: "Way", headers: Mapping[bytes, bytes], body: bytes) -> bool:
         "Put a request among those that are answered next; False: it is for the application."
-        app, p = self.app, self.app.predictor
+        app, p = self.app, self.app.answers.champion
+        if app.answers.challenger is not None: return False  # who answers is chosen by the row, or somebody is in the shadow
         if not _LONG.isdisjoint(headers) or headers.get(b"content-type", b"application/json") not in _JSON: return False
-        if headers.get(b"accept", b"*/*") not in _ACCEPT or app.rate is not None or not self._may(headers): return False
+        if headers.get(b"accept", b"*/*") not in _ACCEPT or app.rate is not None: return False
+        caller = None if app.access.is_open else self._caller(headers)
+        if caller is None and not app.access.is_open: return False
         if self.running and len(self.waiting) >= app.settings.max_queue: return False
-        item = Item(way, headers, body, p, time.time())
+        is_watched = not app.observer.is_quiet or b"traceparent" in headers
+        seen = app.observer.begin("POST", "/predict", way.headers, self.scheme) if is_watched else None
+        item = Item(way, headers, body, p, time.time(), seen, caller)
         item.rows = p.decoder.rows(body)
         item.n = 1 if item.rows is None else len(item.rows)
         item.ms = p.expected_ms(item.n)
         if item.n > app.settings.max_rows: return False
+        if b"x-source" in headers:
+            item.source = headers[b"x-source"].decode("latin-1")
+            if item.source not in SOURCES: return False
+        item.keep_alive = not app.stopping  # then it ends with its answer
         way.cycle = item
         self.waiting.append(item)
         if not self.is_due and not self.running:
@@ -72,14 +89,12 @@ class Lane:
         elif self.running and len(self.waiting) == 1: way.loop.call_later(app.settings.timeout_s, self.expire)
         return True
 
-    def _may(self, headers: Mapping[bytes, bytes]) -> bool:
-        "Does the caller have a key for predictions?"
-        access = self.app.access
-        if access.is_open: return True
+    def _caller(self, headers: Mapping[bytes, bytes]) -> Caller | None:
+        "Who asks with a key for predictions."
         given = headers.get(b"authorization", b"")
         given = given[7:] if given[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
-        caller = access.who(given.decode("latin-1")) if given else None
-        return caller is not None and caller.allows("predict")
+        caller = self.app.access.who(given.decode("latin-1")) if given else None
+        return caller if caller is not None and caller.allows("predict") else None
 
 # %% ../nbs/202_lane.ipynb #lane0009
 _BATCH = 1000  # rows of a batch in a thread
@@ -97,11 +112,13 @@ def turn(self: Lane) -> None:
     "Answer what waits."
     self.is_due = False
     if self.running or not self.waiting: return
-    p, is_quick, part = self.waiting[0].predictor, self.waiting[0].ms < SHORT_MS, []
+    first = self.waiting[0]
+    p, is_quick, part = first.predictor, first.ms < SHORT_MS, []
     left, rest = SHORT_MS if is_quick else _BATCH, []
     for item in self.waiting:
         cost = item.ms if is_quick else item.n
-        fits = item.predictor is p and (item.ms < SHORT_MS) == is_quick and (left >= cost or not part)
+        is_alike = item.predictor is p and item.source == first.source and (item.ms < SHORT_MS) == is_quick
+        fits = is_alike and (left >= cost or not part)
         if fits: part.append(item); left -= cost
         else: rest.append(item)
     self.waiting[:] = rest
@@ -158,9 +175,18 @@ def _together(self: Lane, p: Predictor, part: list[Item], claim: Claim) -> None:
         key = item.headers.get(b"idempotency-key")
         if key is not None: item.ids = keyed_ids(key.decode("latin-1"), item.n)
         item.service = Request(
-            id=item.id, time=item.started, route="/predict", status=200, rows=item.n, model=p.name, version=p.version
+            id=item.id, time=item.started, route="/predict", status=200, rows=item.n, model=p.name, version=p.version,
+            source=item.source,
         )
-    answers = p.answer_all(columns, part, claim=claim.acquire)
+    watched = [item.seen for item in part if item.seen is not None]
+    def ended(step):
+        for seen in watched: seen.mark(step)
+    def claimed():
+        ended("predict")
+        return claim.acquire()
+    ended("check")
+    answers = p.answer_all(columns, part, source=part[0].source, claim=claimed)
+    ended("log")
     unusual = sum(len(a["marks"]) for a in answers if "marks" in a)
     self.app.metrics.predicted(sum(item.n for item in part), unusual)
     for item, answer in zip(part, answers): item.answer = _encode(answer)
@@ -171,6 +197,7 @@ def _call(self: Lane, item: Item, claim: Claim | None = None) -> Call:
     "The request as the application knows it."
     headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in item.headers.items()}
     call = Call("POST", "/predict", headers, "", item.body, item.id or uuid7(), item.started, route="/predict")
+    call.seen, call.caller = item.seen, item.caller
     if claim is not None: call.claimed = claim
     return call
 
@@ -194,18 +221,30 @@ def _send(self: Lane, part: list[Item]) -> None:
         answer = item.answer
         if type(answer) is bytes:
             count("/predict", 200, max(0.0, now - item.started))
-            item.way.reply(item, _OK % (item.id.encode(), len(answer)), answer)
+            lines = _OK % (item.id.encode(), len(answer))
+            if item.seen is not None: lines += self._told(item, item.id, 200, item.n)
+            item.way.reply(item, lines, answer)
         else:
             call, status, kind, body, headers = answer
             self.app._record(call, status)
-            lines = [b"%b: %b\r\n" % line for line in head(call.id, kind, body, headers)]
-            item.way.reply(item, b"".join([STATUS_LINE[status], *lines]), body)
+            lines = STATUS_LINE[status] + _lines(head(call.id, kind, body, headers))
+            if item.seen is not None: lines += self._told(item, call.id, status, call.n)
+            item.way.reply(item, lines, body)
+
+def _told(self: Lane, item: Item, id: str, status: int, rows: int) -> bytes:
+    "Tell the observer; what it adds to the answer's headers."
+    more: list = []
+    self.app.observer.end(item.seen, status, more, request_id=id, route="/predict", rows=rows, version=item.predictor.version,
+                          caller=item.caller and item.caller.id)
+    return _lines(more)
+
+def _lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes: return b"".join([b"%b: %b\r\n" % line for line in headers])
 
 _OK = (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-content-type-options: nosniff\r\nx-request-id: %b\r\n"
        b"content-length: %d\r\n")
 
 Lane._compute, Lane._together, Lane._call, Lane._alone = _compute, _together, _call, _alone
-Lane._refuse, Lane._send = _refuse, _send
+Lane._refuse, Lane._send, Lane._told = _refuse, _send, _told
 
 # %% ../nbs/202_lane.ipynb #lane0013
 class Way(HttpToolsProtocol):
@@ -220,8 +259,9 @@ class Way(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if (
-            self.url in self.lane.paths and self.parser.get_method() == b"POST" and self.parser.should_keep_alive()
-            and (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+            self.url in self.lane.paths and self.parser.get_method() == b"POST" and not self.expect_100_continue
+            and self.parser.should_keep_alive() and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
         ): self.held, self.size = [], 0
         else: self._go_long()
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['OURS', 'uuid7s', 'uuid7', 'Batch', 'Request', 'Feedback', 'Broken', 'read_records', 'column_names', 'window_names',
            'layout', 'lease', 'Spool', 'to_arrow', 'table_columns', 'moment', 'PredictionLog', 'open_table', 'append',
-           'request', 'feedback', 'drain', 'flush', 'close', 'Health', 'health', 'pending', 'count', 'window', 'find',
-           'labels', 'requests', 'feedbacks', 'models', 'export', 'purge', 'Erasure', 'delete']
+           'request', 'feedback', 'drain', 'flush', 'close', 'Health', 'health', 'pending', 'start_drainer', 'Drainer',
+           'count', 'window', 'find', 'labels', 'requests', 'feedbacks', 'models', 'export', 'purge', 'Erasure',
+           'delete']
 
 # %% ../nbs/13_predictions.ipynb #46885d26
 import atexit
@@ -17,7 +18,11 @@ import mmap
 import os
 import platform
 import re
+import select
+import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -48,9 +53,11 @@ def uuid7s(
 ) -> list[str]:  # increasing
     "`n` time-ordered ids (UUIDv7, RFC 9562): milliseconds, 12 bits of the millisecond's fraction, 62 random bits."
     ms, part = divmod(time.time_ns(), 1_000_000)
-    head = ms << 80 | (0x7000 | part * 4096 // 1_000_000) << 64 | 1 << 63
-    random = sorted(r >> 2 for r in struct.unpack(f">{n}Q", os.urandom(8 * n)))
-    return [f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}" for h in (f"{head | r:032x}" for r in random)]
+    h = f"{ms << 16 | 0x7000 | part * 4096 // 1_000_000:016x}"
+    head, r = f"{h[:8]}-{h[8:12]}-{h[12:]}-", os.urandom(8 * n).hex()
+    return sorted([f"{head}{_VARIANT[r[i]]}{r[i + 1:i + 4]}-{r[i + 4:i + 16]}" for i in range(0, 16 * n, 16)])
+
+_VARIANT = {f"{i:x}": "89ab"[i >> 2] for i in range(16)}  # two bits that are always the same, two random ones
 
 def uuid7() -> str:
     "One time-ordered id."
@@ -75,7 +82,7 @@ class Batch(msgspec.Struct, gc=False, kw_only=True):
     subjects: Sequence[str] | None = None      # whom a row is about, one a row, for erasure
 
 # %% ../nbs/13_predictions.ipynb #1506f0cb
-class Request(msgspec.Struct, gc=False, kw_only=True):
+class Request(msgspec.Struct, gc=False, kw_only=True, array_like=True):
     "One request to an endpoint, answered or refused."
     id: str
     time: float              # seconds since 1970, UTC
@@ -87,7 +94,7 @@ class Request(msgspec.Struct, gc=False, kw_only=True):
     version: str | None = None
     source: str = "api"
 
-class Feedback(msgspec.Struct, gc=False, kw_only=True):
+class Feedback(msgspec.Struct, gc=False, kw_only=True, array_like=True):
     "What somebody says about one prediction, later."
     id: str
     prediction_id: str
@@ -101,12 +108,14 @@ class Feedback(msgspec.Struct, gc=False, kw_only=True):
 _MAGIC = b"deploy_assist spool 1\n"
 _MARK = b"\xf1DA\n"
 _HEAD = struct.Struct("<4sIIIB")  # marker, crc32 of the rest, length of the content, predictions in it, kind
+_TAIL = struct.Struct("<IIB")     # what of it the checksum covers
 _LAYOUT, _BATCH, _REQUEST, _FEEDBACK = range(4)
 
 def _record(kind: int, content: bytes, rows: int = 0) -> bytes:
     "One record as bytes."
-    tail = _HEAD.pack(_MARK, 0, len(content), rows, kind)[8:] + content
-    return _MARK + zlib.crc32(tail).to_bytes(4, "little") + tail
+    n = len(content)
+    crc = zlib.crc32(content, zlib.crc32(_TAIL.pack(n, rows, kind)))
+    return _HEAD.pack(_MARK, crc, n, rows, kind) + content
 
 # %% ../nbs/13_predictions.ipynb #75fe0f49
 @dataclass(frozen=True)
@@ -287,6 +296,7 @@ class Spool:
         self.limit, self.segment = int(limit_mb * 2**20), int(segment_mb * 2**20)
         self.lock, self.fd, self.path = threading.Lock(), None, None
         self.size = self.others = 0      # bytes in our segment, and in finished ones and other processes'
+        self.finished: set[str] = set()  # names of our finished segments that are still here, as of the last `measure`
         self.known: set[str] = set()     # layouts that our segment holds already
         self.full = ""                   # why appends fail
         _spools.add(self)
@@ -357,7 +367,10 @@ def _write(
 
 def _next(self: Spool, fresh: tuple[int | None, Path | None]) -> None:
     "Let go of our segment and go on with another; the caller holds the lock."
-    if self.fd is not None: os.close(self.fd); self.others += self.size
+    if self.fd is not None:
+        self.finished.add(self.path.name)
+        os.close(self.fd)
+        self.others += self.size
     self.fd, self.path = fresh
     self.size, self.known = len(_MAGIC) if self.fd is not None else 0, set()
 
@@ -387,11 +400,9 @@ def _segments(self: Spool) -> list[Path]:
 
 def _measure(self: Spool) -> None:
     "Look how full the folder and the disk are; an append that failed may be possible again."
-    total = 0
-    for p in self.segments():
-        try: total += p.stat().st_size
-        except FileNotFoundError: pass  # drained meanwhile
-    self.others = total
+    there = self.segments()
+    with self.lock: self.finished.intersection_update([p.name for p in there])
+    total = self.others = sum(map(_size, there))
     if self.full and self.size + total < 0.9 * self.limit and self._room() > 2**20: self.full = ""
 
 def _room(self: Spool) -> int:
@@ -399,6 +410,14 @@ def _room(self: Spool) -> int:
     folder = next((f for f in (self.folder, *self.folder.parents) if f.exists()), Path("/"))
     stat = os.statvfs(folder)
     return stat.f_bavail * stat.f_frsize
+
+def _is_waiting(self: Spool) -> bool:
+    "Does the folder hold records, of any process?"
+    return self.size > len(_MAGIC) or any(_size(p) > len(_MAGIC) for p in self.segments())
+
+def _size(path: Path) -> int:
+    try: return path.stat().st_size
+    except FileNotFoundError: return 0
 
 def _pending(self: Spool) -> int:
     "Predictions in the spool, of all processes."
@@ -409,7 +428,8 @@ def _pending(self: Spool) -> int:
         n += sum(rows for _, _, rows, _ in read_records(data))
     return n
 
-Spool.segments, Spool.measure, Spool._room, Spool.pending = _segments, _measure, _room, _pending
+Spool.segments, Spool.measure, Spool._room = _segments, _measure, _room
+Spool.is_waiting, Spool.pending = _is_waiting, _pending
 
 # %% ../nbs/13_predictions.ipynb #61cce18b
 def _after_fork() -> None:
@@ -418,7 +438,7 @@ def _after_fork() -> None:
         s.lock = threading.Lock()
         if s.fd is not None: os.close(s.fd)
         s.fd = s.path = None
-        s.size = 0
+        s.size, s.finished = 0, set()
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_after_fork)
 
@@ -652,7 +672,7 @@ def _sqlite(self: _Database, target: _Target, full_sync: bool):
     Path(target.where).parent.mkdir(parents=True, exist_ok=True)
     self.connection = adbc.connect(target.where, autocommit=True)
     sync = "FULL" if full_sync else "NORMAL"
-    for p in ("busy_timeout=20000", f"synchronous={sync}", "temp_store=MEMORY", "cache_size=-32000"):
+    for p in ("busy_timeout=20000", f"synchronous={sync}", "temp_store=MEMORY", "cache_size=-8000"):
         self.run(f"PRAGMA {p}")
     for attempt in range(20):  # while another process switches to the write-ahead log, SQLite says 'locked' at once
         try:
@@ -818,10 +838,11 @@ class PredictionLog:
         durability: str = "process",    # "process": survives kill -9; "power": also waits for the disk, about 1 ms
         spool_max_mb: float = 512,      # what may wait while the database is away
         interval_s: float = 0.25,       # how often the drainer looks
+        drains: bool = True,            # False: another process moves the spool into the database, see `Drainer`
     ):
         if durability not in ("process", "power"):
             raise ConfigError(f"durability: got {durability!r}, expected 'process' or 'power'")
-        self.home, self.interval_s = home_folder(home), interval_s
+        self.home, self.interval_s, self.drains = home_folder(home), interval_s, drains
         default = f"sqlite:///{quote(str(self.home))}/predictions.db"
         self.url = str(url or os.environ.get("DEPLOY_ASSIST_LOG_URL") or default)
         self.target = _target(self.url)
@@ -830,6 +851,7 @@ class PredictionLog:
         self.broken: deque[Broken] = deque(maxlen=1000)  # the last pieces that this process could not read
         self.drained = self.broken_count = 0
         self.error, self._layouts, self._key, self._closed = "", {}, None, False
+        self._heard, self._hear_at = _Said(), 0.0
         self._reset()
         _logs.add(self)
 
@@ -859,6 +881,7 @@ _encode = msgspec.msgpack.Encoder(enc_hook=_hook).encode
 
 def _clean(v: Any) -> Any:
     "The same values without what MessagePack cannot carry: lone surrogates, integers past 64 bits."
+    if isinstance(v, msgspec.Struct): v = msgspec.structs.astuple(v)
     if isinstance(v, str): return v.encode("utf-8", "replace").decode()
     if isinstance(v, int) and not isinstance(v, bool) and not -2**63 <= v < 2**63: return str(v)
     if isinstance(v, Mapping): return {_clean(k): _clean(x) for k, x in v.items()}
@@ -901,7 +924,7 @@ _MOST_ROWS = 5000  # in one record: longer batches are cut, so that the drainer'
 def append(
     self: PredictionLog,
     batch: Batch,
-    *others: "Request | Feedback",  # written with it
+    *others: "Request | Feedback",  # written with it: the requests whose rows the batch holds
 ) -> list[str]:                     # the prediction ids
     "Log a batch. Returns when it is safe in the spool; raises `LogError` when it could not be kept."
     _, layouts, lay, names, hashed = self._plan(batch.model, batch.schema)
@@ -912,8 +935,8 @@ def append(
     when = time.time() if batch.time is None else batch.time
     record = [lay["table"], ids, when, batch.version, batch.model_id, batch.alias, batch.source, batch.predictions,
               batch.probabilities, batch.scores, batch.latency_ms, batch.subjects, columns]
-    for values in (ids, batch.probabilities, batch.scores, batch.subjects, *columns):
-        if values is not None and len(values) != n: raise _uneven(record, names)
+    parts = (ids, batch.probabilities, batch.scores, batch.subjects, *columns)
+    if {len(v) for v in parts if v is not None} != {n}: raise _uneven(record, names)
     if n <= _MOST_ROWS: data = _record(_BATCH, _packed(record), n)
     else: data = b"".join(_record(_BATCH, _packed(part), rows) for rows, part in _cut(record, n))
     for o in others: data += _small(o)
@@ -939,7 +962,7 @@ def _uneven(record: list, names: list[str]) -> LogError:
 
 def _small(item: Request | Feedback) -> bytes:
     "The record of a request or of feedback."
-    return _record(_REQUEST if isinstance(item, Request) else _FEEDBACK, _packed(msgspec.structs.astuple(item)))
+    return _record(_REQUEST if isinstance(item, Request) else _FEEDBACK, _packed(item))
 
 def _append_bytes(self: PredictionLog, data: bytes, layouts: Mapping = {}) -> None:
     if self._closed: raise LogError("the prediction log is closed")
@@ -1127,17 +1150,17 @@ PredictionLog.drain = drain
 
 # %% ../nbs/13_predictions.ipynb #c123290b
 def _start(self: PredictionLog) -> None:
-    """Start the drainer unless it runs. The driver is imported before, in the caller's thread: it brings polars where that is
-    installed, and scikit-learn fails on a polars that another thread has only half imported."""
+    """Start the log's thread unless it runs. The driver is imported before, in the caller's thread: it brings polars where that
+    is installed, and scikit-learn fails on a polars that another thread has only half imported."""
     with self._starting:
         if self._thread is None:
-            import adbc_driver_manager.dbapi  # noqa: F401
-            self._thread = threading.Thread(target=_drainer, args=(weakref.ref(self), self._wake), daemon=True,
-                                            name="deploy_assist drainer")
+            if self.drains: import adbc_driver_manager.dbapi  # noqa: F401
+            self._thread = threading.Thread(target=_live, args=(weakref.ref(self), self._wake), daemon=True,
+                                            name="deploy_assist log")
             self._thread.start()
 
-def _drainer(ref: "weakref.ref[PredictionLog]", wake: threading.Event) -> None:
-    "The drainer's life; it ends with its log."
+def _live(ref: "weakref.ref[PredictionLog]", wake: threading.Event) -> None:
+    "The life of a log's thread; it ends with its log."
     wait = 0.02
     while True:
         wake.wait(wait)
@@ -1145,15 +1168,24 @@ def _drainer(ref: "weakref.ref[PredictionLog]", wake: threading.Event) -> None:
         if log is None or log._closed: return
         wake.clear()
         try:
-            if log.spool.size > len(_MAGIC) or log.error or log.spool.segments(): log.drain()
-            elif log.spool.full: log.spool.measure()
+            (log._look if log.drains else log._finish)()
             wait = log.interval_s
-        except DeployAssistError as e:
+        except (DeployAssistError, OSError) as e:
             log.error = _short(e)
             wait = min(max(wait, log.interval_s) * 1.5, 2.0)
         del log
 
-PredictionLog._start = _start
+def _look(self: PredictionLog) -> None:
+    "Drain when there is anything."
+    if self.error or self.spool.is_waiting(): self.drain()
+    elif self.spool.full: self.spool.measure()
+
+def _finish(self: PredictionLog) -> None:
+    "Finish our segment, unless one of ours is still waiting for the drainer."
+    self.spool.measure()
+    if not self.spool.finished: self.spool.rotate()
+
+PredictionLog._start, PredictionLog._look, PredictionLog._finish = _start, _look, _finish
 
 # %% ../nbs/13_predictions.ipynb #b6794dde
 def flush(
@@ -1162,6 +1194,7 @@ def flush(
 ) -> bool:                  # is all that this process appended in the database?
     "Wait until what was appended is in the database."
     until = time.monotonic() + timeout
+    if not self.drains: return self._wait_for_others(until)
     while True:
         try:
             self.drain()
@@ -1170,17 +1203,28 @@ def flush(
         if time.monotonic() > until: return False
         time.sleep(0.05)
 
+def _wait_for_others(self: PredictionLog, until: float) -> bool:
+    "Finish our segment and wait until another process has drained it and those before it."
+    self.spool.rotate()
+    self.spool.measure()
+    ours = set(self.spool.finished)
+    while ours := ours & self.spool.finished:
+        if time.monotonic() > until: return False
+        time.sleep(0.02)
+        self.spool.measure()
+    return True
+
 def close(self: PredictionLog, timeout: float = 2.0) -> None:
     "Drain what can be drained, and let go. What is left stays in the spool for the next process."
     if self._closed: return
-    if self.spool.fd is not None: self.flush(timeout)
+    if self.spool.fd is not None or self.spool.finished: self.flush(timeout)
     self._closed = True
     self._wake.set()
     self.spool.close()
     with self._draining:
         if self._db is not None: self._db.close(); self._db = None
 
-PredictionLog.flush, PredictionLog.close = flush, close
+PredictionLog.flush, PredictionLog._wait_for_others, PredictionLog.close = flush, _wait_for_others, close
 
 @atexit.register
 def _at_exit() -> None:
@@ -1194,21 +1238,170 @@ class Health:
     reason: str
     spool_mb: float
     spool_max_mb: float
-    drained: int   # predictions that this process moved into the database
+    drained: int   # predictions that this process, or its drainer, moved into the database
     broken: int    # pieces of spool files and cells that could not be read
 
 def health(self: PredictionLog) -> Health:
     "How the log is, in microseconds."
     s = self.spool
-    reason = "; ".join(r for r in (s.full, f"rows wait in the spool: {self.error}" if self.error else "") if r)
+    said = _Said(self.drained, self.broken_count, self.error) if self.drains else self._ask()
+    reason = "; ".join(r for r in (s.full, f"rows wait in the spool: {said.error}" if said.error else "") if r)
+    if reason: reason = self._without_places(reason)
     mb = round((s.size + s.others) / 2**20, 3)
-    return Health(not s.full, reason, mb, s.limit / 2**20, self.drained, self.broken_count)
+    return Health(not s.full, reason, mb, s.limit / 2**20, said.drained, said.broken)
+
+def _without_places(self: PredictionLog, text: str) -> str:
+    "A reason that names neither files nor hosts."
+    places = {self.target.shown: "of the log", self.target.where: "the log's database", str(self.home): "home"}
+    for place, name in places.items(): text = text.replace(place, name)
+    text = re.sub(r"(?<![\w:/])/[^\s:;'\"]*/", "", text)
+    return re.sub(r'server at "[^"]*"(?: \([^)]*\))?, port \d+', "server", text)
 
 def pending(self: PredictionLog) -> int:
     "Predictions in the spool, of all processes, that are not yet in the database."
     return self.spool.pending()
 
-PredictionLog.health, PredictionLog.pending = health, pending
+PredictionLog.health, PredictionLog._without_places, PredictionLog.pending = health, _without_places, pending
+
+# %% ../nbs/13_predictions.ipynb #drn00002
+_SILENT_S = 10.0  # a drainer that said nothing for so long is gone
+
+class _Said(msgspec.Struct, gc=False):
+    "What a drainer says about itself."
+    drained: int = 0
+    broken: int = 0
+    error: str = ""
+
+def _is_silent(path: Path) -> bool:
+    try: return time.time() - path.stat().st_mtime > _SILENT_S
+    except FileNotFoundError: return True  # it ended meanwhile
+
+def _hear(folder: Path) -> _Said | None:
+    "What the drainers of a spool folder say together; None when none runs."
+    states = []
+    for path in folder.glob("*.drainer"):
+        try:
+            if not _is_silent(path): states.append(msgspec.json.decode(path.read_bytes(), type=_Said))
+        except FileNotFoundError: pass  # it ended just now
+    errors = sorted({s.error for s in states} - {""})
+    return _Said(sum(s.drained for s in states), sum(s.broken for s in states), "; ".join(errors)) if states else None
+
+def _ask(self: PredictionLog) -> _Said:
+    "What our drainers say, read at most once a second."
+    now = time.monotonic()
+    if now >= self._hear_at:
+        self._hear_at = now + 1
+        self._heard = _hear(self.spool.folder) or _Said(error="no drainer runs" if self.spool.is_waiting() else "")
+    return self._heard
+
+PredictionLog._ask = _ask
+
+# %% ../nbs/13_predictions.ipynb #drn00004
+class _Without:
+    "Finds no numpy, pandas or polars: Arrow and the driver import them where they are, and a drainer needs none of the 60 MB."
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        if name in ("numpy", "pandas", "polars"): raise ModuleNotFoundError(name, name=name)
+
+def _say(log: PredictionLog, path: Path, before: _Said | None) -> _Said:
+    "Write down how the drainer is; when nothing changed, that it lives."
+    now, new = _Said(log.drained, log.broken_count, log.error), path.with_suffix(".new")
+    try:
+        if now == before: os.utime(path)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            new.write_bytes(msgspec.json.encode(now))
+            os.replace(new, path)
+        return now
+    except OSError:  # a full disk, a folder that went: said the next time
+        if path.exists(): os.utime(path)
+        return before if path.exists() else None
+
+_LAST_S = 10.0  # seconds for the last drain; what is left then stays in the spool
+
+def _drainer_process() -> None:
+    "The life of a drainer process; `start_drainer` tells it what to do in one line."
+    told = json.loads(sys.stdin.readline())
+    sys.meta_path.insert(0, _Without)
+    for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)
+    os.nice(5)
+    log = PredictionLog(**told["log"])
+    path, said = log.spool.folder / f"{os.getpid()}.drainer", None
+    for old in path.parent.glob("*.drainer"):
+        if _is_silent(old): old.unlink(missing_ok=True)
+    log._start()
+    while os.getppid() == told["parent"] and not select.select([0], [], [], 1.0 if said else 0.0)[0]: said = _say(log, path, said)
+    last = threading.Timer(_LAST_S, os._exit, [0])
+    last.daemon = True
+    last.start()
+    try: log.drain()
+    except DeployAssistError: pass  # it stays in the spool
+    path.unlink(missing_ok=True)
+
+# %% ../nbs/13_predictions.ipynb #drn00005
+def start_drainer(
+    url: str | None = None,                 # the log's, as in `PredictionLog`
+    home: str | os.PathLike | None = None,
+    *,
+    interval_s: float = 0.25,
+    durability: str = "process",
+) -> subprocess.Popen:
+    "Start a process that moves the spool of a log into its database; it ends with us, or when its `stdin` is closed."
+    log = PredictionLog(url, home=home, interval_s=interval_s, durability=durability)
+    told = dict(url=log.url, home=str(log.home), interval_s=interval_s, durability=durability)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from deploy_assist.predictions import _drainer_process; _drainer_process()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"},  # gives memory back sooner
+    )
+    process.stdin.write(json.dumps(dict(log=told, parent=os.getpid())).encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+# %% ../nbs/13_predictions.ipynb #drn00007
+class Drainer:
+    "The drainer process of a log, started again when it dies; a context manager. Close the log before stopping its drainer."
+
+    def __init__(self, url: str | None = None, home: str | os.PathLike | None = None, **options):  # as `start_drainer`
+        self.start_one = lambda: start_drainer(url, home, **options)
+        self.process: subprocess.Popen | None = None
+        self.restarts = 0
+        self._lock, self._stopping = threading.Lock(), threading.Event()
+
+    def __repr__(self): return f"Drainer({'running' if self.is_running else 'stopped'}, {self.restarts} restarts)"
+    def __enter__(self): return self.start()
+    def __exit__(self, *_): self.stop()
+
+    @property
+    def is_running(self) -> bool: return self.process is not None and self.process.poll() is None
+
+    def start(self) -> "Drainer":
+        "Start the process, and a thread that looks after it."
+        self.process = self.start_one()
+        threading.Thread(target=self._watch, daemon=True, name="deploy_assist drainer").start()
+        return self
+
+    def _watch(self) -> None:
+        wait = 1.0
+        while not self._stopping.wait(wait): wait = 1.0 if self.ensure() else min(wait * 2, 30.0)
+
+    def ensure(self) -> bool:  # was it running?
+        "Start it again when it died."
+        with self._lock:
+            if self.is_running or self._stopping.is_set(): return True
+            if self.process is not None: self.process.stdin.close()
+            self.process, self.restarts = self.start_one(), self.restarts + 1
+            return False
+
+    def stop(self, timeout: float = 15.0) -> None:
+        "Let it drain once more, and end. Calling it twice does no harm."
+        with self._lock:
+            self._stopping.set()
+            if self.process is None: return
+            self.process.stdin.close()
+            try: self.process.wait(timeout)
+            except subprocess.TimeoutExpired: self.process.kill(); self.process.wait(5)
 
 # %% ../nbs/13_predictions.ipynb #9faccafa
 @contextmanager
@@ -1240,21 +1433,57 @@ PredictionLog._reading, PredictionLog.count = _reading, count
 
 # %% ../nbs/13_predictions.ipynb #a1cf6aca
 _FIRST = dict(integer="0", float="0.0", boolean="0", time="0", naive="0")
+_TOGETHER = 32  # numbers of a row in one value
 
 def _select(db: _Database, table: str, columns: Sequence[tuple[str, str]], where: str = "") -> "pa.Table":
     "Rows of a table, as Arrow in the types of `columns`, (name, stored as)."
-    import pyarrow as pa
-    sql = f"SELECT {', '.join(_q(n) for n, _ in columns)} FROM {_q(table)}{where}"
+    return _typed(db, _fetch(db, table, columns, where), columns)
+
+def _groups(columns: Sequence[tuple[str, str]]) -> list[list[str]]:
+    "The columns of numbers that travel together."
+    numbers = [n for n, s in columns if s == "float"]
+    return [numbers[i:i + _TOGETHER] for i in range(0, len(numbers), _TOGETHER)]
+
+def _fetch(db: _Database, table: str, columns: Sequence[tuple[str, str]], where: str) -> "pa.Table":
+    "Rows as the database sends them."
     if db.dialect == "sqlite":
-        got = db.run(f"SELECT {', '.join(_FIRST.get(s, chr(39) * 2) for _, s in columns)} UNION ALL {sql}").slice(1)
-    else: got = db.run(sql)
-    return pa.table({n: got.column(i).cast(_arrow_type(s)) for i, (n, s) in enumerate(columns)})
+        first = ", ".join(_FIRST.get(s, "''") for _, s in columns)
+        return db.run(f"SELECT {first} UNION ALL SELECT {', '.join(_q(n) for n, _ in columns)} FROM {_q(table)}{where}").slice(1)
+    packed = [" || ".join(f"float8send(coalesce({_q(n)}, 'NaN'))" for n in group) for group in _groups(columns)]
+    return db.run(f"SELECT {', '.join([*(_q(n) for n, s in columns if s != 'float'), *packed])} FROM {_q(table)}{where}")
+
+def _typed(db: _Database, got: "pa.Table", columns: Sequence[tuple[str, str]]) -> "pa.Table":
+    "Fetched rows in the types of `columns`."
+    import pyarrow as pa
+    single = columns if db.dialect == "sqlite" else [(n, s) for n, s in columns if s != "float"]
+    values = {n: got.column(i).cast(_arrow_type(s)) for i, (n, s) in enumerate(single)}
+    if db.dialect != "sqlite":
+        for i, group in enumerate(_groups(columns)): values |= zip(group, _unpacked(got.column(len(single) + i), len(group)))
+    return pa.table({n: values[n] for n, _ in columns})
 
 def _where(db: _Database, since: datetime | None, until: datetime | None, *more: str) -> str:
     "The WHERE of a window."
     def at(t): return str(round(t.timestamp() * 1e6)) if db.dialect == "sqlite" else _lit(t.isoformat())
     parts = [*([f"time >= {at(since)}"] if since else []), *([f"time < {at(until)}"] if until else []), *more]
     return f" WHERE {' AND '.join(parts)}" if parts else ""
+
+# %% ../nbs/13_predictions.ipynb #pck00002
+_SOME_ROWS = 4096  # taken apart at once, so that they stay in the processor's cache
+
+def _unpacked(values: "pa.ChunkedArray", k: int) -> "list[pa.Array]":
+    "The k columns of numbers that came as bytes."
+    import numpy as np
+    import pyarrow as pa
+    out, at = np.empty((k, len(values))), 0
+    for chunk in values.chunks:
+        if not len(chunk): continue
+        first = int(np.frombuffer(chunk.buffers()[1], "int32")[chunk.offset])
+        block = np.frombuffer(chunk.buffers()[2], ">f8", count=len(chunk) * k, offset=first).reshape(len(chunk), k)
+        for i in range(0, len(block), _SOME_ROWS):
+            some = block[i:i + _SOME_ROWS]
+            out[:, at:at + len(some)] = some.T
+            at += len(some)
+    return [pa.array(column, from_pandas=True) for column in out]
 
 # %% ../nbs/13_predictions.ipynb #80bee0aa
 _LONG = 100_000  # rows from which on a window is read in parts
@@ -1279,8 +1508,8 @@ def _select_long(
     cuts = _cuts(db, table, since, until, min(4, os.cpu_count() or 1))
     if len(cuts) == 1: return _select(db, table, columns, _where(db, since, until, *more))
     def part(cut):
-        with closing(_Database(db.target)) as own: return _select(own, table, columns, _where(own, *cut, *more))
-    with ThreadPoolExecutor(len(cuts)) as pool: return pa.concat_tables(pool.map(part, cuts))
+        with closing(_Database(db.target)) as own: return _fetch(own, table, columns, _where(own, *cut, *more))
+    with ThreadPoolExecutor(len(cuts)) as pool: return _typed(db, pa.concat_tables(pool.map(part, cuts)), columns)
 
 # %% ../nbs/13_predictions.ipynb #fdc51b93
 def _series(values: "pa.ChunkedArray", stored: str) -> "pd.Series":
@@ -1296,7 +1525,16 @@ def _series(values: "pa.ChunkedArray", stored: str) -> "pd.Series":
         d = values.combine_chunks().dictionary_encode()
         parsed = pd.Series([json.loads(t) for t in d.dictionary.to_pylist()] + [None], dtype=object)
         return parsed.take(d.indices.fill_null(len(parsed) - 1).to_numpy()).reset_index(drop=True)
+    if stored in ("float", "integer") and values.num_chunks == 1 and not values.null_count: return _numbers(values.chunk(0))
     return values.to_pandas()
+
+def _numbers(values: "pa.Array") -> "pd.Series":
+    "Numbers, none missing, as a series that may be written into."
+    import numpy as np
+    import pandas as pd
+    data = values.buffers()[1]
+    seen = np.frombuffer(data, values.type.to_pandas_dtype(), len(values), values.offset * 8)
+    return pd.Series(seen if data.is_mutable else seen.copy(), copy=False)
 
 # %% ../nbs/13_predictions.ipynb #5d1a86e8
 _DTYPES = dict(float="float64", integer="Int64", boolean="boolean", text="str")
@@ -1305,7 +1543,7 @@ def _labels_for(db: _Database, ids: "pa.ChunkedArray", predictions: "pd.Series",
     "The latest label of each prediction, in the type of the model's predictions."
     import pandas as pd
     import pyarrow.compute as pc
-    none = pd.Series([None] * len(ids), dtype=_DTYPES.get(lay["prediction"], object))
+    none = pd.Series(None, index=range(len(ids)), dtype=_DTYPES.get(lay["prediction"], object))
     if not len(ids): return none
     ends = pc.min_max(ids).as_py()
     got = _select(
@@ -1707,10 +1945,6 @@ def _settle(self: PredictionLog, timeout: float) -> list[str]:  # segments that 
         waiting = now if waiting is None else waiting & now
         if not waiting or time.monotonic() > until: return [f"spool {p}" for p in sorted(waiting)]
         time.sleep(0.05)
-
-def _size(path: Path) -> int:
-    try: return path.stat().st_size
-    except FileNotFoundError: return 0
 
 PredictionLog._settle = _settle
 

@@ -1564,7 +1564,7 @@ def _from_frames(baseline: Any, current: Any, name: str, parts: Mapping[str, str
     return Monitor(name, b, c, given | ({"latency": latency} if latency else {}), about=about)
 
 # %% ../nbs/24_report.ipynb #86163b5e
-NOT_TRAFFIC = ("demo", "shadow")
+NOT_TRAFFIC = ("demo", "shadow", "bench")
 
 def _bundle(folder: Path) -> dict:
     "What a report needs of a bundle; the model itself is not loaded."

@@ -1,4 +1,6 @@
-"""Logs predictions and notes each acknowledged one: python logwriter.py URL HOME ACKS [rows=1] [n=1000000] ..."""
+"""Logs predictions and notes each acknowledged one: python logwriter.py URL HOME ACKS [rows=1] [apart=1] ...
+
+With `apart=1` a drainer process moves the spool; its pid is printed."""
 
 import json
 import os
@@ -6,7 +8,7 @@ import sys
 import time
 
 from deploy_assist.errors import LogError
-from deploy_assist.predictions import Batch, PredictionLog
+from deploy_assist.predictions import Batch, Drainer, PredictionLog
 from deploy_assist.schema import Column, Schema
 
 schema = Schema(
@@ -27,8 +29,13 @@ def main(
     spool_max_mb=512,
     model="risk",
     durability="process",
+    apart=0,
 ):
-    log = PredictionLog(url, home=home, interval_s=interval_s, spool_max_mb=spool_max_mb, durability=durability)
+    drainer = Drainer(url, home, interval_s=interval_s).start() if apart else None
+    if drainer: print(drainer.process.pid, flush=True)
+    log = PredictionLog(
+        url, home=home, interval_s=interval_s, spool_max_mb=spool_max_mb, durability=durability, drains=not apart
+    )
     out = os.open(acks, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     for i in range(int(n)):
         batch = Batch(
@@ -48,6 +55,7 @@ def main(
         if pause_s: time.sleep(pause_s)
     if hold: print("held", flush=True); time.sleep(hold)
     log.close()
+    if drainer: drainer.stop()
 
 
 if __name__ == "__main__":
