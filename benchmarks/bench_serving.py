@@ -2,6 +2,7 @@
 
     python benchmarks/bench_serving.py                     # everything, about ten minutes
     python benchmarks/bench_serving.py --models logistic --rounds 3 --seconds 3 --json out.json
+    python benchmarks/bench_serving.py --mlserver DIR/bin/python      # MLServer too, one tensor a column
 
 Server and client (wrk, from Debian's packages) are pinned to a core each, one process each, loopback only, rounds interleaved,
 medians shown. Our endpoint has validation, key, prediction ids, metrics and the log switched on. Answers are checked first.
@@ -23,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from urllib.request import Request, urlopen
 
+import joblib
 import numpy as np
 import pandas as pd
 from sklearn.compose import make_column_transformer
@@ -179,7 +181,7 @@ class Server:
 def free(): s = listen(); port = s.getsockname()[1]; return s, port
 
 
-def servers(which, folder, bundle):
+def servers(which, folder, bundle, model, peer_python):
     "name -> (start a server, path, function of rows -> body, headers)."
     python, program = sys.executable, Path(sys.executable).with_name("deploy-assist")
     (folder / "floor.py").write_text(FLOOR)
@@ -214,6 +216,29 @@ def servers(which, folder, bundle):
         "mlflow": (mlflow, "/invocations", records, plain),
         "floor": (script("floor"), "/", rows, plain),
     }
+    def mlserver():
+        home = folder / "mlserver"
+        if not home.exists():
+            home.mkdir()
+            joblib.dump(model, home / "model.joblib")
+            (home / "model-settings.json").write_text(json.dumps(dict(
+                name="m", implementation="mlserver_sklearn.SKLearnModel",
+                parameters=dict(uri="model.joblib", version="1", content_type="pd"))))
+        ports = [listen() for _ in range(3)]
+        http, grpc, metrics = (s.getsockname()[1] for s in ports)
+        for s in ports: s.close()
+        (home / "settings.json").write_text(json.dumps(dict(
+            host="127.0.0.1", http_port=http, grpc_port=grpc, metrics_port=metrics, parallel_workers=0, debug=False)))
+        return Server("mlserver", [Path(peer_python).with_name("mlserver"), "start", home], http, folder)
+
+    def tensors(part):
+        kinds = {float: "FP64", int: "INT64", str: "BYTES"}
+        first, n = part[0], len(part)
+        inputs = [dict(name=c, shape=[n, 1], datatype=kinds[type(first[c])], data=[r[c] for r in part]) for c in first]
+        return json.dumps(dict(inputs=inputs)).encode()
+
+    found["ours, tensors"] = (ours("ours, tensors", "--no-log"), f"/v2/models/{bundle.parent.name}/infer", tensors, keyed)
+    if peer_python: found["mlserver"] = (mlserver, "/v2/models/m/infer", tensors, plain)
     if (bundle / "model.onnx").is_file(): found["ort"] = (script("ort", bundle / "model.onnx"), "/", rows, plain)
     return {name: found[name] for name in which if name in found}
 
@@ -255,7 +280,7 @@ def packages():
 
 
 def same(answer, expected, name, model):
-    got = np.asarray(answer["predictions"])
+    got = np.asarray(answer["predictions"] if "predictions" in answer else answer["outputs"][0]["data"]).ravel()
     if name in ("floor",) or (got.shape == expected.shape and (got == expected).all()): return
     sys.exit(f"{model}, {name}: the answers are not those of the model: {got[:5]} instead of {expected[:5]}")
 
@@ -263,9 +288,12 @@ def same(answer, expected, name, model):
 def main():
     say = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     say.add_argument("--models", default=",".join(MODELS))
-    say.add_argument("--servers", default="ours,ours without log,mlflow,ort,floor")
+    say.add_argument("--servers", help="names, with ; between",
+                     default="ours;ours without log;mlflow;ort;floor;ours, tensors;mlserver")
     say.add_argument("--rounds", type=int, default=5)
     say.add_argument("--seconds", type=int, default=4)
+    say.add_argument("--mlserver", type=Path, help="the Python of an environment of its own, to measure MLServer too: "
+                     "uv venv DIR && uv pip install --python DIR/bin/python mlserver mlserver-sklearn")
     say.add_argument("--json", type=Path, help="also write the figures there")
     told = say.parse_args()
     if not shutil.which("wrk"): sys.exit("wrk is missing: apt-get install wrk")
@@ -283,7 +311,7 @@ def main():
             sent = release.schema.rows(X.iloc[:1000])
             sent = (sent * (1000 // len(sent) + 1))[:1000]
             expected = np.asarray(model.predict(pd.DataFrame(sent)))
-            running, ways = {}, servers(told.servers.split(","), folder, bundle)
+            running, ways = {}, servers(told.servers.split(";"), folder, bundle, model, told.mlserver)
             try:
                 for name, (start, path, body, headers) in ways.items():
                     running[name] = start()
@@ -295,10 +323,11 @@ def main():
                     rounds = {name: [] for name in ways}
                     for _ in range(told.rounds):
                         for name, (_, path, body, headers) in ways.items():
+                            if rows == 1 and body.__name__ == "tensors": continue  # a protocol for batches
                             bodies = [body(sent[:1000])] if rows > 1 else [body([row]) for row in sent[:200]]
                             done = load(running[name], path, bodies, headers, connections, told.seconds, folder)
                             rounds[name].append(done)
-                    figures[case] = {name: {k: median(r[k] for r in all) for k in all[0]} for name, all in rounds.items()}
+                    figures[case] = {name: {k: median(r[k] for r in all) for k in all[0]} for name, all in rounds.items() if all}
                     show(model_name, case, rows, figures[case])
                 figures["start"] = {name: dict(first_s=s.first, memory_mb=s.memory()) for name, s in running.items()}
                 for name, f in figures["start"].items():

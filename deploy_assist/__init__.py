@@ -8,7 +8,7 @@ _home = {  # verb or class -> the module that it lives in
     "prepare": "prepare", "Release": "release", "load_release": "release",
     "check": "check", "Readiness": "check", "advise": "check", "Advice": "advice",
     "register": "registry", "promote": "registry", "rollback": "registry", "history": "registry",
-    "serve": "endpoint", "Endpoint": "endpoint", "Client": "client",
+    "serve": "endpoint", "Endpoint": "endpoint", "Client": "client", "AsyncClient": "client",
     "demo": "demo", "Demo": "demo",
     "PredictionLog": "predictions", "Schema": "schema", "Column": "schema",
     "compare": "verdict", "Verdict": "verdict",

@@ -371,6 +371,25 @@ def _history(name: str) -> Answer:
     text = frame[wanted].assign(time=frame["time"].astype(str).str[:19]) if "time" in frame else frame[wanted]
     return Answer(frame, text.fillna("").to_string(index=False) if len(frame) else f"{name}: nothing was promoted yet")
 
+# %% ../nbs/31_cli.ipynb #trfdiff1
+@command("diff")
+@click.argument("champion", metavar="A")
+@click.argument("challenger", metavar="B")
+@click.option("--log", metavar="URL", help="The prediction log; default: DEPLOY_ASSIST_LOG_URL, else SQLite.")
+@click.option("--window", metavar="AGE", default="7d", show_default=True, help="How far back.")
+def _diff(champion: str, challenger: str, log: str | None, window: str) -> Answer:
+    """What would change if B answered instead of A? Replays up to 10,000 logged requests through both.
+
+    A and B are a bundle's folder, models:/NAME@ALIAS or models:/NAME/VERSION.
+
+    \b
+    Example:
+      deploy-assist diff models:/patients@champion models:/patients@challenger
+      deploy-assist diff bundle next_bundle --window 24h --json"""
+    from deploy_assist.traffic import diff
+    found = diff(champion, challenger, log, window=window)
+    return Answer(found.to_dict(), str(found))
+
 # %% ../nbs/31_cli.ipynb #f725a972
 def until_stopped(
     *servers: Any,                      # things with `.stop()`
@@ -416,6 +435,7 @@ def _keys_in(file: Path) -> dict[str, str]:
 @click.argument("source")
 @_host
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: 8000 when it is free, else any that is.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="Processes that answer.")
 @click.option("--log", metavar="URL", help="Where predictions are kept; default: DEPLOY_ASSIST_LOG_URL, else SQLite.")
 @click.option("--no-log", is_flag=True, help="Keep no predictions.")
 @click.option("--key-file", metavar="FILE", type=_file, help="A key on its first line, or the store of `key create --file`.")
@@ -425,26 +445,49 @@ def _keys_in(file: Path) -> dict[str, str]:
 @click.option("--jwt", nargs=3, metavar="ISSUER AUDIENCE JWKS", help="An issuer's tokens are keys too; JWKS: a file.")
 @click.option("--root-path", default="", metavar="/PREFIX", help="The prefix under which a proxy shows the endpoint.")
 @click.option("--demo", is_flag=True, help="Also the demo page, at /demo.")
-def _serve(source: str, host: str, port: int | None, log: str | None, no_log: bool, key_file: Path | None,
-           tls_cert: Path | None, tls_key: Path | None, tls_self_signed: bool, jwt: tuple | None, root_path: str,
-           demo: bool) -> Answer:
-    """Serve a model over HTTP, until Ctrl-C.
+@click.option("--challenger", metavar="SOURCE", help="Another version, which gets a share of the traffic.")
+@click.option("--share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="How much; a row sticks to a version.")
+@click.option("--shadow", is_flag=True, help="The challenger predicts for the log only, and answers nobody.")
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="Pages of this origin may read the answers; * for all; repeatable.")
+@click.option("--access-log", is_flag=True, help="A line in the log for each request, not only for errors.")
+@click.option("--otel", is_flag=True, help="Spans by OpenTelemetry, as the OTEL_* environment variables say.")
+def _serve(source: str, host: str, port: int | None, workers: int, log: str | None, no_log: bool,
+           key_file: Path | None,
+           tls_cert: Path | None, tls_key: Path | None, tls_self_signed: bool, jwt: tuple | None, cors: tuple[str, ...],
+           **told: Any) -> Answer:
+    """Serve a model over HTTP, until Ctrl-C. An alias or a folder is followed; SIGHUP loads the model again.
 
     \b
     Example:
-      deploy-assist serve models:/patients@champion --port 8000
+      deploy-assist serve models:/patients@champion --port 8000 --workers 4
+      deploy-assist serve models:/patients@champion --challenger models:/patients@challenger --share 0.05
       deploy-assist serve bundle --host 0.0.0.0 --key-file key.txt"""
     if log and no_log: raise click.UsageError("--log and --no-log exclude each other")
     from deploy_assist.endpoint import serve
     if tls_self_signed and tls_cert: raise click.UsageError("--tls-self-signed and --tls-cert exclude each other")
-    told = {} if key_file is None else _keys_in(key_file)
+    told |= {} if key_file is None else _keys_in(key_file)
+    if cors: told["cors"] = list(cors)
     if tls_cert or tls_key: told |= dict(tls_cert=tls_cert and str(tls_cert), tls_key=tls_key and str(tls_key))
     if jwt: told["jwt"] = dict(zip(("issuer", "audience", "jwks"), jwt))
-    endpoint = serve(source, host=host, port=_choose(port, 8000, host), log=False if no_log else log,
-                     tls_self_signed=tls_self_signed, root_path=root_path, demo=demo, **told)
+    endpoint = serve(source, host=host, port=_choose(port, 8000, host), workers=workers, log=False if no_log else log,
+                     tls_self_signed=tls_self_signed, **told)
     value = dict(url=endpoint.url, name=endpoint.name, version=endpoint.version, pid=os.getpid())
     text = f"{endpoint.name} at {endpoint.url}, documentation at {endpoint.url}/docs\n{endpoint.curl}\nCtrl-C stops it"
+    _take_hang_ups(endpoint)
     return Answer(value, text, stay=lambda: until_stopped(endpoint, is_alive=lambda: endpoint.is_running))
+
+def _take_hang_ups(endpoint: Any) -> None:
+    "SIGHUP reloads, unless it says that our terminal is gone: then we go too."
+    had_terminal = _has_terminal()
+    def hang_up(*_: Any) -> None:
+        if had_terminal and not _has_terminal(): os.kill(os.getpid(), signal.SIGTERM)
+        elif endpoint.is_running: endpoint.reload()
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN: signal.signal(signal.SIGHUP, hang_up)
+
+def _has_terminal() -> bool:
+    try: os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError: return False
+    return True
 
 # %% ../nbs/31_cli.ipynb #7c22fe0d
 @command("demo")

@@ -11,7 +11,7 @@ __all__ = ['FIELDS', 'UNKNOWN', 'MANY', 'FIRST', 'MOST_BATCH_ROWS', 'CSS', 'PICT
            'table_html', 'build_demo', 'Demo', 'demo', 'mounted']
 
 # %% ../nbs/23_demo.ipynb #ab34df3f
-import contextlib, html, http.client, io, json, keyword, logging, math, os, re, socket, tempfile
+import contextlib, html, io, json, keyword, logging, math, os, re, socket, tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -304,19 +304,7 @@ class Remote:
 
     def _client(self):
         from deploy_assist.client import Client
-        class Marked(Client):
-            def _send(self, method, path, body):
-                kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-                connection = kind(self._parts.hostname, self._parts.port, timeout=self.timeout_s)
-                headers = {"X-Source": "demo", "Content-Type": "application/json"} | (
-                    {"Authorization": f"Bearer {self.key}"} if self.key else {}
-                )
-                try:
-                    connection.request(method, self._parts.path.rstrip("/") + path, body, headers)
-                    answer = connection.getresponse()
-                    return answer.status, answer.read()
-                finally: connection.close()
-        return Marked(self.url, self.key)
+        return Client(self.url, self.key, source="demo")
 
     def _call(self, *request) -> Any:
         with self._client() as client: return client.call(*request)

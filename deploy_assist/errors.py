@@ -67,11 +67,19 @@ def _describe(errors: list[dict], most: int = 3) -> str:
 
 # %% ../nbs/00_errors.ipynb #38bdbadb
 class EndpointError(DeployAssistError):
-    "An endpoint did not start, is out of reach, or refused; `status` and `problem` (RFC 9457) hold its answer."
+    """An endpoint did not start, is out of reach, or refused. `status` and `problem` (RFC 9457) hold its answer, None and
+    empty when there was none; `retry_after` says in how many seconds it wants to be asked again."""
 
-    def __init__(self, message: str, status: int | None = None, problem: dict | None = None):
-        self.status, self.problem = status, problem or {}
+    def __init__(
+        self, message: str, status: int | None = None, problem: dict | None = None, retry_after: float | None = None
+    ):
+        self.status, self.problem, self.retry_after = status, problem or {}, retry_after
         super().__init__(message)
+
+    @property
+    def request_id(self) -> str | None:
+        "Under this id the endpoint's operators find the reason."
+        return self.problem.get("request_id")
 
 # %% ../nbs/00_errors.ipynb #c2f73069
 class MissingExtraError(DeployAssistError):

@@ -7,12 +7,14 @@ __all__ = ['Item', 'Lane', 'Claim', 'turn', 'expire', 'Way', 'way_of']
 
 # %% ../nbs/202_lane.ipynb #lane0002
 import threading, time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from .access import Caller
+from .observe import Seen
 from .predictions import Request, uuid7, uuid7s
 from .predictor import Predictor, keyed_ids
 from .protocols import JSON
@@ -22,10 +24,14 @@ from .server import SHORT_MS, SOURCES, App, Call, head
 class Item:
     "A request in the lane. To its connection it stands where uvicorn's own cycle would: what comes after it waits."
     __slots__ = ("way", "headers", "body", "rows", "predictor", "n", "ids", "service", "started", "id", "answer", "ms", "source",
-                 "response_complete", "disconnected", "keep_alive", "more_body", "message_event")
+                 "response_complete", "disconnected", "keep_alive", "more_body", "message_event", "seen", "caller")
 
-    def __init__(self, way: "Way", headers: Mapping[bytes, bytes], body: bytes, predictor: Predictor, started: float):
+    def __init__(
+        self, way: "Way", headers: Mapping[bytes, bytes], body: bytes, predictor: Predictor, started: float,
+        seen: Seen | None, caller: Caller | None,
+    ):
         self.way, self.headers, self.body, self.predictor, self.started = way, headers, body, predictor, started
+        self.seen, self.caller = seen, caller
         self.rows, self.n, self.ids, self.service, self.id, self.answer, self.ms = None, 0, None, None, "", None, 0.0
         self.source = "api"
         self.response_complete = self.disconnected = self.more_body = False
@@ -38,7 +44,7 @@ class _Nobody:
 _nobody_waits = _Nobody()
 
 # %% ../nbs/202_lane.ipynb #lane0007
-_LONG = frozenset({b"content-encoding", b"origin", b"expect", b"upgrade", b"traceparent"})  # what the application looks after
+_LONG = frozenset({b"content-encoding", b"expect", b"upgrade"})  # what the application looks after
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 _MOST = 1_000_000  # bytes of a body
 _ACCEPT = frozenset({b"*/*", b"application/json", b"application/json, text/plain, */*"})
@@ -50,16 +56,22 @@ class Lane:
         root = app.settings.root_path.encode()
         self.paths = {b"/predict", root + b"/predict"}
         self.most = min(_MOST, int(app.settings.max_body_mb * 1e6))
+        self.scheme = "https" if app.settings.tls_cert else "http"
         self.running = self.is_due = False
         self.loop: Any = None
 
     def take(self, way: "Way", headers: Mapping[bytes, bytes], body: bytes) -> bool:
         "Put a request among those that are answered next; False: it is for the application."
-        app, p = self.app, self.app.predictor
+        app, p = self.app, self.app.answers.champion
+        if app.answers.challenger is not None: return False  # who answers is chosen by the row, or somebody is in the shadow
         if not _LONG.isdisjoint(headers) or headers.get(b"content-type", b"application/json") not in _JSON: return False
-        if headers.get(b"accept", b"*/*") not in _ACCEPT or app.rate is not None or not self._may(headers): return False
+        if headers.get(b"accept", b"*/*") not in _ACCEPT or app.rate is not None: return False
+        caller = None if app.access.is_open else self._caller(headers)
+        if caller is None and not app.access.is_open: return False
         if self.running and len(self.waiting) >= app.settings.max_queue: return False
-        item = Item(way, headers, body, p, time.time())
+        is_watched = not app.observer.is_quiet or b"traceparent" in headers
+        seen = app.observer.begin("POST", "/predict", way.headers, self.scheme) if is_watched else None
+        item = Item(way, headers, body, p, time.time(), seen, caller)
         item.rows = p.decoder.rows(body)
         item.n = 1 if item.rows is None else len(item.rows)
         item.ms = p.expected_ms(item.n)
@@ -67,6 +79,7 @@ class Lane:
         if b"x-source" in headers:
             item.source = headers[b"x-source"].decode("latin-1")
             if item.source not in SOURCES: return False
+        item.keep_alive = not app.stopping  # then it ends with its answer
         way.cycle = item
         self.waiting.append(item)
         if not self.is_due and not self.running:
@@ -76,14 +89,12 @@ class Lane:
         elif self.running and len(self.waiting) == 1: way.loop.call_later(app.settings.timeout_s, self.expire)
         return True
 
-    def _may(self, headers: Mapping[bytes, bytes]) -> bool:
-        "Does the caller have a key for predictions?"
-        access = self.app.access
-        if access.is_open: return True
+    def _caller(self, headers: Mapping[bytes, bytes]) -> Caller | None:
+        "Who asks with a key for predictions."
         given = headers.get(b"authorization", b"")
         given = given[7:] if given[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
-        caller = access.who(given.decode("latin-1")) if given else None
-        return caller is not None and caller.allows("predict")
+        caller = self.app.access.who(given.decode("latin-1")) if given else None
+        return caller if caller is not None and caller.allows("predict") else None
 
 # %% ../nbs/202_lane.ipynb #lane0009
 _BATCH = 1000  # rows of a batch in a thread
@@ -167,7 +178,15 @@ def _together(self: Lane, p: Predictor, part: list[Item], claim: Claim) -> None:
             id=item.id, time=item.started, route="/predict", status=200, rows=item.n, model=p.name, version=p.version,
             source=item.source,
         )
-    answers = p.answer_all(columns, part, source=part[0].source, claim=claim.acquire)
+    watched = [item.seen for item in part if item.seen is not None]
+    def ended(step):
+        for seen in watched: seen.mark(step)
+    def claimed():
+        ended("predict")
+        return claim.acquire()
+    ended("check")
+    answers = p.answer_all(columns, part, source=part[0].source, claim=claimed)
+    ended("log")
     unusual = sum(len(a["marks"]) for a in answers if "marks" in a)
     self.app.metrics.predicted(sum(item.n for item in part), unusual)
     for item, answer in zip(part, answers): item.answer = _encode(answer)
@@ -178,6 +197,7 @@ def _call(self: Lane, item: Item, claim: Claim | None = None) -> Call:
     "The request as the application knows it."
     headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in item.headers.items()}
     call = Call("POST", "/predict", headers, "", item.body, item.id or uuid7(), item.started, route="/predict")
+    call.seen, call.caller = item.seen, item.caller
     if claim is not None: call.claimed = claim
     return call
 
@@ -201,18 +221,30 @@ def _send(self: Lane, part: list[Item]) -> None:
         answer = item.answer
         if type(answer) is bytes:
             count("/predict", 200, max(0.0, now - item.started))
-            item.way.reply(item, _OK % (item.id.encode(), len(answer)), answer)
+            lines = _OK % (item.id.encode(), len(answer))
+            if item.seen is not None: lines += self._told(item, item.id, 200, item.n)
+            item.way.reply(item, lines, answer)
         else:
             call, status, kind, body, headers = answer
             self.app._record(call, status)
-            lines = [b"%b: %b\r\n" % line for line in head(call.id, kind, body, headers)]
-            item.way.reply(item, b"".join([STATUS_LINE[status], *lines]), body)
+            lines = STATUS_LINE[status] + _lines(head(call.id, kind, body, headers))
+            if item.seen is not None: lines += self._told(item, call.id, status, call.n)
+            item.way.reply(item, lines, body)
+
+def _told(self: Lane, item: Item, id: str, status: int, rows: int) -> bytes:
+    "Tell the observer; what it adds to the answer's headers."
+    more: list = []
+    self.app.observer.end(item.seen, status, more, request_id=id, route="/predict", rows=rows, version=item.predictor.version,
+                          caller=item.caller and item.caller.id)
+    return _lines(more)
+
+def _lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes: return b"".join([b"%b: %b\r\n" % line for line in headers])
 
 _OK = (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-content-type-options: nosniff\r\nx-request-id: %b\r\n"
        b"content-length: %d\r\n")
 
 Lane._compute, Lane._together, Lane._call, Lane._alone = _compute, _together, _call, _alone
-Lane._refuse, Lane._send = _refuse, _send
+Lane._refuse, Lane._send, Lane._told = _refuse, _send, _told
 
 # %% ../nbs/202_lane.ipynb #lane0013
 class Way(HttpToolsProtocol):

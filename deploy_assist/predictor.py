@@ -10,7 +10,6 @@ import math, re, time, uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,10 +24,11 @@ from .runtime import Runtime, as_lists, is_number, is_text, load_runtime
 from .schema import plain
 
 # %% ../nbs/195_predictor.ipynb #036aa703
-def open_log(log: str | bool | PredictionLog | None, home: str | None = None) -> PredictionLog | None:
+def open_log(log: str | bool | PredictionLog | None, home: str | None = None, drains: bool = True) -> PredictionLog | None:
     "The prediction log that was asked for: a URL, None for the default, False for none."
     if log is False: return None
-    return log if isinstance(log, PredictionLog) else PredictionLog(log if isinstance(log, str) else None, home=home)
+    if isinstance(log, PredictionLog): return log
+    return PredictionLog(log if isinstance(log, str) else None, home=home, drains=drains)
 
 class Predictor:
     "Rows in, a logged answer out."
@@ -50,8 +50,6 @@ class Predictor:
         self.info = dict(name=self.name, version=version, alias=alias)
         if log is not None:
             log.open_table(self.schema, model=self.name)
-            # The log's thread would import the driver later, and with it polars, where scikit-learn looks into it half imported
-            import_module("adbc_driver_manager.dbapi")
         self.example_ms = self._warm()
         self.expected_ms = lru_cache(4096)(self._expected_ms)
         self.row_bytes = len(msgspec.json.encode(self.schema.example()[0]))

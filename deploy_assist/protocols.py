@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TITLES', 'GENERAL', 'OUTPUTS', 'DATATYPES', 'V2_OUTPUTS', 'LIMITS', 'JSON', 'PROBLEM', 'BINARY', 'CSV', 'GRAPHQL',
-           'Refusal', 'problem', 'read_json', 'rows_of', 'outputs_of', 'chosen', 'csv_rows', 'mlflow_rows',
+           'Refusal', 'problem', 'read_json', 'rows_of', 'outputs_of', 'chosen', 'Table', 'csv_rows', 'mlflow_rows',
            'mlflow_answer', 'Infer', 'v2_infer', 'v2_answer', 'v2_metadata', 'graphql_sdl', 'graphql_schema_answer',
            'GraphQL', 'row_schema', 'openapi']
 
@@ -106,8 +106,8 @@ def rows_of(data: Any) -> list:
         raise Refusal(422, f'got {_kind(data)}, expected {{"rows": [...]}}, an object, or a list of objects')
     return _some(data)
 
-def _some(rows: list) -> list:
-    if not rows:
+def _some(rows: Sequence) -> Sequence:
+    if not len(rows):
         raise Refusal(422, "got no rows, expected at least one")
     return rows
 
@@ -157,7 +157,14 @@ def chosen(answer: Mapping, members: Sequence[str] | None) -> dict:
     return dict(answer) if members is None else {k: answer[k] for k in members if k in answer}
 
 # %% ../nbs/185_protocols.ipynb #pro00031
-def _from_columns(schema: Schema, columns: Mapping[str, list]) -> list[dict]:
+class Table(Sequence):
+    "Rows that came as columns, and are checked as columns; a row is made when somebody asks for it."
+    def __init__(self, columns: Mapping[str, Sequence]): self.columns = dict(columns)
+    def __len__(self) -> int: return len(next(iter(self.columns.values())))
+    def __getitem__(self, i: int) -> dict: return {name: values[i] for name, values in self.columns.items()}
+    def __eq__(self, other: Any) -> bool: return list(self) == list(other)
+
+def _from_columns(schema: Schema, columns: Mapping[str, Sequence]) -> Table:
     "Rows from columns of equal length whose names are the schema's."
     wrong = [
         _wrong(n, "nothing (the column is missing)", schema[n].expected()) for n in schema.names if n not in columns
@@ -172,9 +179,9 @@ def _from_columns(schema: Schema, columns: Mapping[str, list]) -> list[dict]:
     ]
     if wrong:
         raise SchemaError(errors=wrong[:100])
-    return _some([dict(zip(columns, values)) for values in zip(*columns.values())])
+    return _some(Table(columns))
 
-def _from_lists(names: Sequence[str], lists: list) -> list[dict]:
+def _from_lists(names: Sequence[str], lists: list) -> Table:
     "Rows from lists of values in the order of `names`."
     wrong = [
         _wrong(None, _said(r), f"a list of {len(names)} values, one for each column", i)
@@ -183,7 +190,7 @@ def _from_lists(names: Sequence[str], lists: list) -> list[dict]:
     ]
     if wrong:
         raise SchemaError(errors=wrong[:100])
-    return _some([dict(zip(names, r)) for r in lists])
+    return _some(Table(zip(names, map(list, zip(*lists)))) if lists else [])
 
 # %% ../nbs/185_protocols.ipynb #pro00034
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.I | re.A)
@@ -220,7 +227,7 @@ def _once(names: Sequence[str]) -> None:
     if twice: raise SchemaError(errors=[_wrong(n, "two columns of this name", "one") for n in twice[:100]])
 
 # %% ../nbs/185_protocols.ipynb #pro00041
-def mlflow_rows(schema: Schema, data: Any) -> list:
+def mlflow_rows(schema: Schema, data: Any) -> Sequence:
     "The rows of a JSON request to /invocations."
     forms = {"dataframe_split": _split, "dataframe_records": _records, "instances": _tensor, "inputs": _tensor}
     expected = f"an object with exactly one of {', '.join(forms)}"
@@ -313,6 +320,13 @@ def _holds(datatype: str) -> Callable[[Any], bool]:
         return lambda v: v is None or (type(v) is int or type(v) is float and v.is_integer()) and low <= v <= high
     return lambda v: v is None or type(v) in (int, float) and (v != v or low <= v <= high)
 
+def _surely_fit(values: list, datatype: str) -> bool:
+    "Do all values fit? False: look at each."
+    kinds = set(map(type, values))
+    if datatype in ("BOOL", "BYTES"): return kinds == {bool if datatype == "BOOL" else str}
+    if datatype == "INT64" and kinds == {int}: return -(2**63) <= min(values) and max(values) < 2**63
+    return datatype == "FP64" and kinds == {float} and not np.isinf(values).any()
+
 def _flat(v: Any, shape: Sequence[int]) -> list | None:
     "Values of a tensor, nested as its shape or flat; None when they are neither."
     if not isinstance(v, list):
@@ -323,7 +337,7 @@ def _flat(v: Any, shape: Sequence[int]) -> list | None:
         return None
     return [x for part in v for x in part]
 
-def _unpack(raw: bytes, datatype: str, name: str) -> list:
+def _unpack(raw: bytes, datatype: str, name: str) -> list | np.ndarray:
     "Values of a binary tensor."
     if datatype != "BYTES":
         d = np.dtype(DATATYPES[datatype])
@@ -331,7 +345,7 @@ def _unpack(raw: bytes, datatype: str, name: str) -> list:
             raise Refusal(422, f"input {name[:80]!r}: got {len(raw)} bytes, which are no {datatype} values")
         if datatype == "BOOL" and raw.strip(b"\0\1"):
             raise Refusal(422, f"input {name[:80]!r}: BOOL bytes are 0 or 1")
-        return np.frombuffer(raw, d).tolist()
+        return np.frombuffer(raw, d)
     out, at = [], 0
     while at < len(raw):
         size = int.from_bytes(raw[at : at + 4], "little")
@@ -349,7 +363,7 @@ def _unpack(raw: bytes, datatype: str, name: str) -> list:
     return out
 
 # %% ../nbs/185_protocols.ipynb #pro00053
-def _values(tensor: Any, binary: bytes, names: Sequence[str]) -> tuple[str, list[int], list, bytes]:
+def _values(tensor: Any, binary: bytes, names: Sequence[str]) -> tuple[str, list[int], Sequence, bytes]:
     "Name, shape and flat values of an input, and the binary data that is left."
     if not isinstance(tensor, dict):
         raise Refusal(422, f"inputs: got {_kind(tensor)}, expected objects with name, shape, datatype, data")
@@ -372,7 +386,7 @@ def _values(tensor: Any, binary: bytes, names: Sequence[str]) -> tuple[str, list
         if values is None:
             raise Refusal(422, f"{where}got {_said(tensor.get('data'))} as data, expected values for the shape {shape}")
         fits = _holds(datatype)
-        bad = [
+        bad = [] if _surely_fit(values, datatype) else [
             _wrong(
                 name, _said(v), f"a value of datatype {datatype}", i // (shape[1] if len(shape) > 1 and shape[1] else 1)
             )
@@ -409,7 +423,7 @@ def _parameters(holder: Mapping, known: set, where: str) -> dict:
 class Infer:
     "A request of the Open Inference Protocol, read."
 
-    rows: list
+    rows: Sequence  # a `Table`
     id: str | None
     outputs: dict[str, bool]  # name -> is it wanted in binary form?
 
@@ -450,7 +464,7 @@ def v2_infer(
     outputs = _outputs(data.get("outputs"), general.get("binary_data_output", False), probabilities)
     return Infer(_tensor_rows(schema, given), data.get("id"), outputs)
 
-def _tensor_rows(schema: Schema, given: Mapping[str, tuple]) -> list[dict]:
+def _tensor_rows(schema: Schema, given: Mapping[str, tuple]) -> Sequence:
     if len(given) == 1 and len(schema) > 1:
         ((name, (shape, values)),) = given.items()
         if name not in schema and len(shape) == 2:
@@ -458,6 +472,7 @@ def _tensor_rows(schema: Schema, given: Mapping[str, tuple]) -> list[dict]:
                 raise SchemaError(
                     errors=[_wrong(name, f"the shape {shape}", f"[rows, {len(schema)}]: all columns in order")]
                 )
+            if isinstance(values, np.ndarray): return _some(Table(zip(schema.names, values.reshape(shape).T)))
             return _from_lists(schema.names, [values[i : i + shape[1]] for i in range(0, len(values), shape[1])])
     columns, wrong = {}, []
     for name, (shape, values) in given.items():
@@ -466,6 +481,7 @@ def _tensor_rows(schema: Schema, given: Mapping[str, tuple]) -> list[dict]:
             wrong.append(
                 _wrong(name, f"the shape {shape}", "[rows] or [rows, 1]" if size is None else f"[rows, {size}]")
             )
+        if size is not None and isinstance(values, np.ndarray): values = values.tolist()
         columns[name] = (
             values if size is None else [values[i : i + shape[1]] for i in range(0, len(values), shape[1] or 1)]
         )

@@ -567,3 +567,35 @@ def test_what_a_server_refuses(team, as_user, patients):
     began = time.monotonic()
     for _ in range(20): assert current_version("asked often", "challenger") == "1"
     assert (time.monotonic() - began)/20 < 0.5
+
+
+def test_an_endpoint_follows_a_server_that_goes_away(patients, team, as_user, home, monkeypatch):
+    from deploy_assist.traffic import Traffic
+    as_user("ana")
+    name = "followed"
+    first = register(replace(patients, name=name), alias="champion")
+    monkeypatch.setattr(registry, "_patience_s", 1)
+    monkeypatch.setattr(registry, "_mlflow", lambda: pytest.fail("MLflow is not needed"))
+    with Traffic(f"models:/{name}@champion", poll_s=0.2) as traffic:
+        assert (traffic.champion.version, traffic.champion.model_id) == ("1", first.model_id)
+        fetched = home/"bundles"/first.model_id
+        assert load_release(fetched).hash == replace(patients, name=name).hash and not list(fetched.parent.glob(".fetching-*"))
+        monkeypatch.undo(), as_user("ana"), monkeypatch.setenv("DEPLOY_ASSIST_HOME", str(home))
+        monkeypatch.setattr(registry, "_patience_s", 1)
+        assert resolve(f"models:/{name}@champion").folder == fetched
+        second = register(replace(patients, name=name), alias=None)
+
+        os.killpg(team.process.pid, signal.SIGSTOP)  # takes connections, says nothing
+        try:
+            until = time.monotonic() + 20
+            while not traffic.note: assert time.monotonic() < until; time.sleep(0.05)
+            assert "does not answer" in traffic.note and "version 1 goes on answering" in traffic.note and not traffic.problem
+            assert traffic.champion.predict(traffic.champion.schema.example())["model"]["version"] == "1"
+        finally: os.killpg(team.process.pid, signal.SIGCONT)
+        monkeypatch.setattr(registry, "_patience_s", 5)
+        promote(name, second, reason="tuned")
+        until = time.monotonic() + 60
+        while traffic.champion.version != "2": assert time.monotonic() < until, traffic.note; time.sleep(0.05)
+        as_user("ana", "wrong"), traffic.poll()
+        assert "does not let ana in" in traffic.note and traffic.champion.version == "2"
+        as_user("ana")
