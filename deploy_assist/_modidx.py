@@ -1782,7 +1782,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'deploy_assist.runtime._is_finite': ('runtime.html#_is_finite', 'deploy_assist/runtime.py'),
                                        'deploy_assist.runtime._is_usable': ('runtime.html#_is_usable', 'deploy_assist/runtime.py'),
                                        'deploy_assist.runtime._kinds': ('runtime.html#_kinds', 'deploy_assist/runtime.py'),
-                                       'deploy_assist.runtime._listed': ('runtime.html#_listed', 'deploy_assist/runtime.py'),
                                        'deploy_assist.runtime._make': ('runtime.html#_make', 'deploy_assist/runtime.py'),
                                        'deploy_assist.runtime._mlflow_schema': ('runtime.html#_mlflow_schema', 'deploy_assist/runtime.py'),
                                        'deploy_assist.runtime._nameless': ('runtime.html#_nameless', 'deploy_assist/runtime.py'),

@@ -7,6 +7,7 @@ __all__ = ['Item', 'Lane', 'Claim', 'turn', 'expire', 'Way', 'way_of']
 
 # %% ../nbs/202_lane.ipynb #lane0002
 import threading, time
+from itertools import islice
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class Item:
                  "response_complete", "disconnected", "keep_alive", "more_body", "message_event", "seen", "caller")
 
     def __init__(
-        self, way: "Way", headers: Mapping[bytes, bytes], body: bytes, predictor: Predictor, started: float,
+        self, way: Any, headers: Mapping[bytes, bytes], body: bytes, predictor: Predictor, started: float,
         seen: Seen | None, caller: Caller | None,
     ):
         self.way, self.headers, self.body, self.predictor, self.started = way, headers, body, predictor, started
@@ -60,7 +61,7 @@ class Lane:
         self.running = self.is_due = False
         self.loop: Any = None
 
-    def take(self, way: "Way", headers: Mapping[bytes, bytes], body: bytes) -> bool:
+    def take(self, way: Any, headers: Mapping[bytes, bytes], body: bytes) -> bool:
         "Put a request among those that are answered next; False: it is for the application."
         app, p = self.app, self.app.answers.champion
         if app.answers.challenger is not None: return False  # who answers is chosen by the row, or somebody is in the shadow
@@ -158,7 +159,8 @@ Lane.turn, Lane._in_thread, Lane.expire = turn, _in_thread, expire
 # %% ../nbs/202_lane.ipynb #lane0011
 def _compute(self: Lane, p: Predictor, part: list[Item], claim: Claim) -> None:
     "Give each item its answer: a body, or all that is said when it is refused."
-    for item, id in zip(part, uuid7s(len(part))): item.id = id
+    ids = iter(uuid7s(len(part) + sum(item.n for item in part)))
+    for item in part: item.id, item.ids = next(ids), list(islice(ids, item.n))
     sure = [item for item in part if item.rows is not None]
     try:
         if sure: self._together(p, sure, claim)

@@ -114,7 +114,7 @@ class Decoder:
             values = _texts_fine(c, list(map(get, rows)))
             if values is None: return None
             others[c.name] = values
-        return Columns(others, self.numbers.names, block)
+        return Columns(others, self.numbers.names, block, len(self.numbers.needed) < len(self.numbers.columns))
 
     def _block(self, rows: list) -> np.ndarray:
         "The rows' numbers, (number columns, rows)."

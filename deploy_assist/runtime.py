@@ -45,12 +45,13 @@ def is_text(c: Column) -> bool:
 # %% ../nbs/11_runtime.ipynb #col00005
 class Columns(Mapping):
     "Checked columns, name -> list or array. Those that are numbers are lines of one block."
-    __slots__ = ("others", "names", "numbers", "_lines")
+    __slots__ = ("others", "names", "numbers", "has_gaps", "_lines")
 
-    def __init__(self, others: Mapping[str, list], names: Sequence[str], numbers: np.ndarray | None):
+    def __init__(self, others: Mapping[str, list], names: Sequence[str], numbers: np.ndarray | None, nullable: bool = True):
         self.others = others    # name -> list, of columns that are no numbers
         self.names = names      # of those that are, in the schema's order
         self.numbers = numbers  # (names, rows) float64, NaN where missing
+        self.has_gaps = nullable and numbers is not None and bool(np.isnan(numbers).any())
         self._lines: dict | None = None
 
     def __getitem__(self, name: str) -> list | np.ndarray:
@@ -75,33 +76,30 @@ def block_of(columns: Mapping[str, Sequence], names: Sequence[str]) -> np.ndarra
     return np.array([columns[n] for n in names], dtype=np.float64)
 
 # %% ../nbs/11_runtime.ipynb #col00008
-def _kinds(schema: Schema) -> list[tuple]:
-    "For each column: its name, its line in a block of numbers or None, and the Python type of its values (None: float)."
+def _kinds(schema: Schema) -> tuple[dict, dict]:
+    "Names of the columns with None; and of those that are numbers, the Python type of their values, where it is not float."
     known = schema.__dict__.get("_kinds")  # a schema does not change: worked out once, as a cached property would be
     if known is None:
-        lines, known = iter(range(len(schema))), []
-        for c in schema.columns:
+        kinds = {}
+        for c in filter(is_number, schema.columns):
             kind = c.type
-            if kind == "category" and c.categories: kind = {bool: "boolean", int: "integer"}.get(type(c.categories[0]))
-            known.append((c.name, next(lines) if is_number(c) else None, {"integer": int, "boolean": bool}.get(kind)))
-        schema.__dict__["_kinds"] = known
+            if kind == "category": kind = {bool: "boolean", int: "integer"}.get(type(c.categories[0]))
+            if kind in ("integer", "boolean"): kinds[c.name] = int if kind == "integer" else bool
+        known = schema.__dict__["_kinds"] = dict.fromkeys(schema.names), kinds
     return known
-
-def _listed(values: list, kind: type | None, has_gaps: bool) -> list:
-    "Floats of a block as the column's own type, None for NaN."
-    if has_gaps: return [None if v != v else kind(v) if kind else v for v in values]
-    return list(map(kind, values)) if kind else values
 
 def as_lists(schema: Schema, columns: Mapping[str, Sequence]) -> dict[str, list]:
     "Columns as `Schema.check` gives them."
     block = getattr(columns, "numbers", None)
     if block is None: return {n: v if isinstance(v := columns[n], list) else v.tolist() for n in schema.names}
-    kinds, gaps = _kinds(schema), bool(np.isnan(block).any())
-    out = {name: None for name, _, _ in kinds}
-    out.update(zip(columns.names, block.tolist()))
-    out.update(columns.others)
-    for name, j, kind in kinds:
-        if j is not None and (kind or gaps): out[name] = _listed(out[name], kind, gaps)
+    names, kinds = _kinds(schema)
+    out = names | dict(zip(columns.names, block.tolist())) | columns.others
+    if columns.has_gaps:
+        for name in columns.names:
+            kind = kinds.get(name, float)
+            out[name] = [None if v != v else kind(v) for v in out[name]]
+    else:
+        for name, kind in kinds.items(): out[name] = list(map(kind, out[name]))
     return out
 
 # %% ../nbs/11_runtime.ipynb #eng00002
@@ -178,7 +176,7 @@ class Linear:
         if self.names:
             X = block_of(columns, self.names)
             z = self.weights @ X + z
-            if np.isnan(z).any():
+            if getattr(columns, "has_gaps", True) and np.isnan(z).any():
                 gone = np.isnan(X)
                 z = self.weights @ np.where(gone, 0.0, X) + self.bias
                 for j in np.flatnonzero(gone.any(axis=1)): z[:, gone[j]] += self.missing[:, [j]]
