@@ -40,7 +40,6 @@ from deploy_assist import prepare, serve
 from deploy_assist.errors import DeployAssistError, LogError
 from deploy_assist.predictions import Batch, Drainer, PredictionLog
 from deploy_assist.schema import Column, Schema
-from deploy_assist.server import Settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from postgres import programs, running_server  # noqa: E402
@@ -202,9 +201,7 @@ def family(pid):
 @measure("kill", "0 acknowledged predictions lost in 20 kill -9 under load, none twice")
 def kill(told):
     "With several workers, every second time one process below the server is killed: the server goes on by itself."
-    several = [w for w in (1, 2) if w == 1 or "workers" in Settings.__dataclass_fields__]
-    if several == [1]: yield "2 workers", "not measured here: this server has one process", None
-    for workers in several:
+    for workers in (1, 2):
         with tempfile.TemporaryDirectory(prefix="deploy-assist-kill-") as made_here:
             bundle, rows, answers = made(Path(made_here))
             with databases(told, made_here) as urls:
@@ -215,7 +212,7 @@ def kill(told):
 
 def killed(told, bundle, rows, answers, url, home, workers):
     "Kill, start again, and again; what was measured, and whether it is the goal."
-    port, rng, options = free_port(), random.Random(told.seed), {"workers": workers} if workers > 1 else {}
+    port, rng, options = free_port(), random.Random(told.seed), {"workers": workers}
     endpoint = started(bundle, port, url, home, **options)
     try:
         with Load(port, rows, answers) as load:

@@ -237,7 +237,7 @@ def servers(which, folder, bundle, model, peer_python):
         inputs = [dict(name=c, shape=[n, 1], datatype=kinds[type(first[c])], data=[r[c] for r in part]) for c in first]
         return json.dumps(dict(inputs=inputs)).encode()
 
-    found["ours, tensors"] = (ours("ours, tensors", "--no-log"), f"/v2/models/{bundle.parent.name}/infer", tensors, keyed)
+    found["ours tensors"] = (ours("ours tensors", "--no-log"), f"/v2/models/{bundle.parent.name}/infer", tensors, keyed)
     if peer_python: found["mlserver"] = (mlserver, "/v2/models/m/infer", tensors, plain)
     if (bundle / "model.onnx").is_file(): found["ort"] = (script("ort", bundle / "model.onnx"), "/", rows, plain)
     return {name: found[name] for name in which if name in found}
@@ -273,6 +273,52 @@ def load(server, path, bodies, headers, connections, seconds, folder):
     return dict(rate=n / took, p50=p50, p99=p99, errors=int(errors), cpu_ms=(server.cpu() - before) * 1000 / max(n, 1))
 
 
+BUSY = """import time
+def busy(X):
+    end = time.perf_counter() + 1
+    while time.perf_counter() < end: sum(range(1000))
+    return X
+"""
+
+
+def health(folder):
+    "While predictions of 1 s (pure Python, which holds the interpreter's lock) run all the time: how long health takes, in ms."
+    from http.client import HTTPConnection
+    from threading import Thread
+
+    from sklearn.linear_model import LinearRegression
+    from sklearn.preprocessing import FunctionTransformer
+    (folder / "busy_of_the_bench.py").write_text(BUSY)
+    sys.path.insert(0, str(folder))
+    from busy_of_the_bench import busy
+    X = pd.DataFrame(dict(a=np.arange(4.0)))
+    release = prepare(make_pipeline(FunctionTransformer(busy), LinearRegression()).fit(X, X.a), X, X.a, name="busy", onnx=False,
+                      modules=[folder / "busy_of_the_bench.py"], trusted=["busy_of_the_bench.busy"])
+    bundle = release.save(folder / "busy")
+    (start, path, body, headers), = servers(["ours"], folder, bundle, None, None).values()
+    server = start()
+    try:
+        server.wait(path, body([{"a": 1.0}]), headers)
+        until, took, answered = time.perf_counter() + 10, [], []
+        def ask():
+            while time.perf_counter() < until:
+                request = Request(server.url + path, body([{"a": 1.0}]), headers)
+                with urlopen(request, timeout=60) as answer: answered.append(answer.status)
+        asking = [Thread(target=ask) for _ in range(2)]
+        for thread in asking: thread.start()
+        connection = HTTPConnection(server.url.removeprefix("http://"), timeout=60)
+        while time.perf_counter() < until:
+            start = time.perf_counter()
+            connection.request("GET", "/health/live")
+            connection.getresponse().read()
+            took.append((time.perf_counter() - start) * 1000)
+            time.sleep(0.01)
+        for thread in asking: thread.join()
+    finally: server.stop()
+    p50, p99 = map(float, np.percentile(took, [50, 99]))
+    return dict(p50=p50, p99=p99, count=len(took), predictions=len(answered))
+
+
 def packages():
     "How many packages an environment with the base install holds."
     from deploy_assist.environment import Lock, lock_of
@@ -288,17 +334,20 @@ def same(answer, expected, name, model):
 def main():
     say = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     say.add_argument("--models", default=",".join(MODELS))
-    say.add_argument("--servers", help="names, with ; between",
-                     default="ours;ours without log;mlflow;ort;floor;ours, tensors;mlserver")
+    say.add_argument("--servers", help="their names",
+                     default="ours,ours without log,mlflow,ort,floor,ours tensors,mlserver")
     say.add_argument("--rounds", type=int, default=5)
     say.add_argument("--seconds", type=int, default=4)
     say.add_argument("--mlserver", type=Path, help="the Python of an environment of its own, to measure MLServer too: "
                      "uv venv DIR && uv pip install --python DIR/bin/python mlserver mlserver-sklearn")
     say.add_argument("--json", type=Path, help="also write the figures there")
+    say.add_argument("--no-health", action="store_true", help="leave out the health of an endpoint whose model takes 1 s")
+    say.add_argument("--markdown", type=Path, help="also write the tables of nbs/tutorials/serving_speed.ipynb there")
     told = say.parse_args()
     if not shutil.which("wrk"): sys.exit("wrk is missing: apt-get install wrk")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-          + ", ".join(f"{p} {version(p)}" for p in ("scikit-learn", "mlflow", "onnxruntime", "uvicorn", "msgspec")))
+    versions = ", ".join(f"{p} {version(p)}" for p in ("scikit-learn", "mlflow", "onnxruntime", "uvicorn", "msgspec"))
+    machine = f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
+    print(machine)
     every = {}
     with tempfile.TemporaryDirectory(prefix="deploy-assist-bench-") as made:
         os.environ["DEPLOY_ASSIST_HOME"] = f"{made}/home"
@@ -311,7 +360,7 @@ def main():
             sent = release.schema.rows(X.iloc[:1000])
             sent = (sent * (1000 // len(sent) + 1))[:1000]
             expected = np.asarray(model.predict(pd.DataFrame(sent)))
-            running, ways = {}, servers(told.servers.split(";"), folder, bundle, model, told.mlserver)
+            running, ways = {}, servers(told.servers.split(","), folder, bundle, model, told.mlserver)
             try:
                 for name, (start, path, body, headers) in ways.items():
                     running[name] = start()
@@ -335,9 +384,48 @@ def main():
                 every[model_name] = figures
             finally:
                 for server in running.values(): server.stop()
+        if not told.no_health:
+            every["health"] = found = health(Path(made))
+            print(f"\nhealth while predictions of 1 s run: p50 {found['p50']:.1f} ms, p99 {found['p99']:.1f} ms "
+                  f"({found['count']} answers, {found['predictions']} predictions)")
     every["packages"] = packages()
     print(f"packages in an environment that serves a bundle: {every['packages']}")
     if told.json: told.json.write_text(json.dumps(every, indent=1))
+    if told.markdown: told.markdown.write_text(markdown(every, machine, told))
+
+
+def processor():
+    "The processor's name, where Linux knows it."
+    try: return re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)[1]
+    except (OSError, TypeError): return platform.processor() or platform.machine()
+
+
+def table(head, rows):
+    "A table in Markdown."
+    return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]] + [""]
+
+
+def markdown(every, machine, told):
+    "The figures as the documentation shows them."
+    date, models = time.strftime("%Y-%m-%d", time.gmtime()), told.models.split(",")
+    out = [f"Measured on {date}: {machine}; {told.rounds} interleaved rounds of {told.seconds} s, medians.", ""]
+    head = ["", "requests/s", "rows/s", "p50 ms", "CPU ms a request", "of the floor", "of ONNX Runtime", "times MLflow"]
+    for model in models:
+        for case, n, _ in CASES:
+            found, rows = every[model][case], []
+            for name, f in found.items():
+                over = [f"{f['rate'] / found[to]['rate']:.2f}" if to in found else "" for to in ("floor", "ort", "mlflow")]
+                rows.append([name, f"{f['rate']:,.0f}", f"{f['rate'] * n:,.0f}", f"{f['p50']:.2f}", f"{f['cpu_ms']:.3f}", *over])
+            out += [f"**{model}, {case}**", "", *table(head, rows)]
+    rows = []
+    for name in every[models[0]]["start"]:
+        found = [every[m]["start"].get(name) for m in models]
+        rows.append([name, *("" if f is None else f"{f['first_s']:.2f} s, {f['memory_mb']:.0f} MB" for f in found)])
+    out += ["**Start to the first answer, and memory of all processes**", "", *table(["", *models], rows)]
+    if "health" in every:
+        h = every["health"]
+        out.append(f"Health while predictions of 1 s run all the time: p50 {h['p50']:.1f} ms, p99 {h['p99']:.1f} ms.")
+    return "\n".join([*out, f"Packages in an environment that serves a bundle: {every['packages']}.", ""])
 
 
 def show(model, case, rows, found):

@@ -24,7 +24,7 @@ from .access import Access, KeyStore, Tokens, self_signed
 from .config import home_folder
 from .errors import ConfigError, DeployAssistError, EndpointError, one_line
 from .lane import way_of
-from .observe import json_logging
+from .observe import json_logging, tell
 from .predictions import Drainer, PredictionLog
 from .predictor import open_log
 from .release import Release, read_manifest
@@ -70,6 +70,8 @@ def is_loopback(host: str) -> bool:
 GRACE_S = 10    # how long requests that run may go on after a stop
 LINGER_S = 0.3  # how long silent connections stay open, so that a request on its way is still answered
 
+_BUSY = 4       # connections from which on a worker lets the others accept first
+
 def last(app: Callable) -> Callable:
     "The same application; its answers close their connection."
     async def closing(scope, receive, send):
@@ -87,8 +89,42 @@ class Server(uvicorn.Server):
         self.app, self.sock, self.alone, self.ready = app, sock, alone, ready  # alone: nobody else listens on this socket
 
     async def startup(self, sockets=None):
-        await super().startup(sockets)
+        await super().startup(sockets if self.alone else [])
+        if not self.alone: self._open()
         self.ready()
+
+    def _open(self) -> None:
+        "Accept one connection at a time, where uvicorn would take all that wait: several that come at once are shared out."
+        self.sock.setblocking(False)
+        self.entering, self.is_closed = set(), False
+        self._open_again()
+
+    def _open_again(self) -> None:
+        if not self.is_closed: asyncio.get_running_loop().add_reader(self.sock, self._accept)
+
+    def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        try: connection, _ = self.sock.accept()
+        except (BlockingIOError, ConnectionAbortedError): return  # another worker was quicker; or the client is gone
+        except OSError as e:  # no file left to open: later, since waiting for it to change would take a whole core
+            tell("error", "no connection can be accepted", error=e)
+            loop.remove_reader(self.sock)
+            loop.call_later(1, self._open_again)
+            return
+        connection.setblocking(False)
+        config = self.config
+        def protocol():
+            return config.http_protocol_class(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+        task = loop.create_task(loop.connect_accepted_socket(protocol, connection, ssl=config.ssl))
+        self.entering.add(task)
+        task.add_done_callback(self._entered)
+        if len(self.server_state.connections) >= _BUSY and not self.app.stopping:  # who has fewer goes first
+            loop.remove_reader(self.sock)
+            loop.call_later(0.001, self._open_again)
+
+    def _entered(self, task: asyncio.Task) -> None:
+        self.entering.discard(task)
+        if not task.cancelled(): task.exception()  # a handshake that failed is the client's affair
 
     async def shutdown(self, sockets=None):
         "Nothing new is let in, what waits is answered, connections end with their answer; then what uvicorn does."
@@ -103,6 +139,9 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.02)
         for c in list(connections):  # the demo page keeps streams open that would not end by themselves
             if c.scope and c.scope["method"] == "GET" and "/demo/" in c.scope["path"]: c.transport.close()
+        if not self.alone:
+            self.is_closed = True
+            asyncio.get_running_loop().remove_reader(self.sock)
         await super().shutdown(sockets)
 
 # %% ../nbs/205_endpoint.ipynb #6a350946
@@ -121,6 +160,7 @@ def run(
     for wanted in (signal.SIGTERM, signal.SIGINT): signal.signal(wanted, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is being loaded is new
     json_logging()
+    sys.setswitchinterval(0.0005)  # a model that computes in Python gives way ten times as often: health answers meanwhile
     drainer = None if not alone or settings.log is False else Drainer(settings.log, settings.home).start()
     log = open_log(settings.log, settings.home, drains=False)
     traffic = Traffic(source, log, challenger=settings.challenger, share=settings.share, shadow=settings.shadow,

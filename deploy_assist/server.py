@@ -221,7 +221,9 @@ def _route(self: App, path: str) -> str:
     if path.startswith("/v2/models/") and parts[3] == self.predictor.name:
         rest = parts[4:]
         if rest[:1] == ["versions"]:
-            if rest[1:2] != [self.predictor.version or "1"]: return path
+            p = self.predictor
+            counted = p.version is None or p.version == p.runtime.hash[:12]  # a folder's version is its hash; clients say 1
+            if rest[1:2] != [p.version] and not (counted and rest[1:2] == ["1"]): return path
             rest = rest[2:]
         return "/".join(["/v2/models/{name}", *rest])
     return path

@@ -336,8 +336,9 @@ def _put(self: Traffic, role: str, live: Live | None) -> None:
     self.champion = self._lives["champion"].predictor
     self._refused.pop(role, None)
     if role == "champion": _remember(self.sources[role], live.found)
-    if before is None and live is None or before is not None is not live and before.key[:2] == live.key[:2]: return
-    if role == "champion" and before is None: return
+    if before is None and (live is None or role == "champion"): return
+    if before is not None is not live and before.key[:2] == live.key[:2]:
+        return _say("info", f"{role} was loaded again, version {live.predictor.version}")
     said = f"is version {live.predictor.version}" if live else "is gone"
     _say("info", f"{role} {said}" + (f", after {before.predictor.version}" if before else ""))
 

@@ -480,12 +480,13 @@ def test_malformed_binary_tensors(endpoint, mixed):
     assert not [why for case in cases if (why := refused(*case))]
 
 
-def test_other_paths_of_v2(endpoint, numbers):
+def test_other_paths_of_v2(endpoint, numbers, mixed):
     assert ask(endpoint, "/v2")[2]["extensions"] == ["binary_tensor_data"]
-    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/mixed/ready", "/v2/models/mixed/versions/1/ready"):
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/mixed/ready", "/v2/models/mixed/versions/1/ready",
+                 f"/v2/models/mixed/versions/{mixed[0].hash[:12]}/ready"):
         assert ask(endpoint, path)[0] == 200
     about = ask(endpoint, "/v2/models/mixed")[2]
-    assert {i["name"]: i["datatype"] for i in about["inputs"]} == TYPES and about["versions"] == ["1"]
+    assert {i["name"]: i["datatype"] for i in about["inputs"]} == TYPES and about["versions"] == [mixed[0].hash[:12]]
     for path in (
         "/v2/models/other",
         "/v2/models/other/infer",

@@ -6,6 +6,7 @@ import os
 import pty
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,23 @@ def test_any_workers_metrics_are_those_of_all_also_after_one_was_killed(two):
     assert seen() == {n + 40}
 
 
+def test_connections_that_are_opened_at_once_are_shared_out(two):
+    workers = children(two._process.pid)
+
+    def sockets(pid): return sum("socket:" in os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    least, before = 0, [sockets(pid) for pid in workers]
+    for _ in range(5):
+        open_now = [socket.create_connection(("127.0.0.1", port_of(two))) for _ in range(32)]
+        for s in open_now: s.sendall(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+        for s in open_now: assert s.recv(1000).startswith(b"HTTP/1.1 200")
+        shares = [sockets(pid) - n for pid, n in zip(workers, before)]
+        least += min(shares)
+        assert sum(shares) == 32
+        for s in open_now: s.close()
+        until(lambda: [sockets(pid) for pid in workers] == before, "the connections to be closed")
+    assert least >= 40  # of 80; whoever takes all that wait leaves about 25
+
+
 def test_a_replaced_folder_answers_after_a_reload_and_a_broken_one_never(two, versions):
     new = json.loads((versions[1] / "bundle.json").read_bytes())["hash"]
     with load(two) as got:
@@ -159,7 +177,7 @@ def test_a_replaced_folder_answers_after_a_reload_and_a_broken_one_never(two, ve
     assert answer["predictions"] == [False]
     (two.folder / "schema.json").write_text("{}")
     two.reload()
-    until(lambda: two.logs().count("reload failed") == 2, "both workers to refuse it")
+    until(lambda: two.logs().count("was refused: BundleError") == 2, "both workers to refuse it")
     assert json.loads(get(two, "/version"))["model"]["hash"] == new
     shutil.copy(versions[1] / "schema.json", two.folder / "schema.json")
 
@@ -228,7 +246,7 @@ def test_a_terminal_that_is_closed_ends_the_command_and_a_hang_up_from_elsewhere
         said = json.loads(process.stdout.readline())
         log, = (home / "logs").glob("risk-*.log")
         os.kill(said["pid"], signal.SIGHUP)
-        until(lambda: "reloaded" in log.read_text(), "the reload")
+        until(lambda: "was loaded again" in log.read_text(), "the reload")
         urlopen(said["url"] + "/health/ready", timeout=30).close()
         os.close(ours)
         assert process.wait(30) == 0
