@@ -1959,6 +1959,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'deploy_assist.server._read': ('server.html#_read', 'deploy_assist/server.py'),
                                       'deploy_assist.server._ready': ('server.html#_ready', 'deploy_assist/server.py'),
                                       'deploy_assist.server._record': ('server.html#_record', 'deploy_assist/server.py'),
+                                      'deploy_assist.server._refuse_strangers': ( 'server.html#_refuse_strangers',
+                                                                                  'deploy_assist/server.py'),
                                       'deploy_assist.server._refused': ('server.html#_refused', 'deploy_assist/server.py'),
                                       'deploy_assist.server._root': ('server.html#_root', 'deploy_assist/server.py'),
                                       'deploy_assist.server._route': ('server.html#_route', 'deploy_assist/server.py'),

@@ -255,7 +255,7 @@ class Endpoint:
         if not self.is_running: raise EndpointError(f"reload: {self.name} is stopped, expected a running endpoint")
         self._process.send_signal(signal.SIGHUP)
 
-    def stop(self, timeout_s: float = 15) -> None:
+    def stop(self, timeout_s: float = 30) -> None:
         "Let running requests end, flush the log, stop. Calling it twice does no harm."
         _running.discard(self)
         if self.is_running:

@@ -45,7 +45,7 @@ class _Nobody:
 _nobody_waits = _Nobody()
 
 # %% ../nbs/202_lane.ipynb #lane0007
-_LONG = frozenset({b"content-encoding", b"expect", b"upgrade"})  # what the application looks after
+_LONG = frozenset({b"content-encoding", b"expect", b"upgrade", b"sec-fetch-site"})  # what the application looks after
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 _MOST = 1_000_000  # bytes of a body
 _ACCEPT = frozenset({b"*/*", b"application/json", b"application/json, text/plain, */*"})

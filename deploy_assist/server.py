@@ -271,12 +271,19 @@ def _authorise(self: App, call: Call) -> None:
     given = "" if self.access.is_open else _key(call)
     call.caller = self.access.who(given) if given else None
     if self.rate is not None: self.rate.check(f"key {call.caller.id}" if call.caller else f"address {call.client}")
-    if self.access.is_open: return
+    if self.access.is_open: return self._refuse_strangers(call)
     asks = {"WWW-Authenticate": "Bearer"}
     if not given: raise Refusal(401, "send the key as Authorization: Bearer KEY, or as X-API-Key", headers=asks)
     if call.caller is None: raise Refusal(401, "this key is not known here, or has ended", headers=asks)
     needed = _SCOPES.get(call.route)
     if needed and not call.caller.allows(needed): raise Refusal(403, f"this key is not for {needed}")
+
+def _refuse_strangers(self: App, call: Call) -> None:
+    "Without a key, a page of another site that somebody here has opened could write into the log: browsers say where it is from."
+    if call.method != "POST" or call.headers.get("sec-fetch-site") != "cross-site": return
+    cors, origin = self.observer.cors, call.headers.get("origin", "").encode("latin-1")
+    if cors is None or not (cors.is_any or origin in cors.origins):
+        raise Refusal(403, "a page of another site asks, expected its origin in cors, or a key")
 
 _SCOPES = {"/feedback": "feedback", "/metrics": "metrics"} | dict.fromkeys(
     ("/predict", "/invocations", "/graphql", "/v2/models/{name}/infer"), "predict")  # the rest: any key
@@ -312,7 +319,7 @@ async def _read(self: App, call: Call, receive) -> bytes:
 
 _ACCEPTED = {"/invocations": (CSV,), "/v2/models/{name}/infer": (BINARY,)}  # beside JSON
 
-App._authorise, App._read = _authorise, _read
+App._authorise, App._refuse_strangers, App._read = _authorise, _refuse_strangers, _read
 
 # %% ../nbs/20_server.ipynb #rate0002
 class Rate:

@@ -203,6 +203,14 @@ def test_a_check_that_crashes_has_failed(monkeypatch, release):
     assert said["data.target"].status == "pass" and not said.passed
 
 
+def test_a_part_of_the_checks_says_nothing_about_the_whole(release, tmp_path):
+    folder = release.save(tmp_path / "bundle")
+    (folder / "checks.json").write_text("{}")
+    assert check(folder, only="data.target").passed
+    assert check(folder, skip=sorted(set(gate.CHECKS) - {"data.target"})).passed
+    assert (folder / "checks.json").read_text() == "{}"
+
+
 # --- the table and the dict
 
 def test_the_table_fits_a_terminal_and_tells_without_colour(ready):

@@ -161,6 +161,14 @@ def test_keys(endpoint, row):
     with pytest.raises(ConfigError, match="without a key"): serve(endpoint.home, host="0.0.0.0")
 
 
+def test_a_page_of_another_site_may_not_write_into_an_endpoint_without_a_key(bundle, tmp_path, row, endpoint):
+    with serve(bundle, log=False, home=tmp_path, cors=["https://app.example.org"]) as here:
+        ways = [({}, 200), (dict(Sec_Fetch_Site="same-origin"), 200), (dict(Sec_Fetch_Site="cross-site"), 403),
+                (dict(Sec_Fetch_Site="cross-site", Origin="https://app.example.org"), 200)]
+        assert [ask(here, "POST", "/predict", row, key=None, **headers)[0] for headers, _ in ways] == [s for _, s in ways]
+    assert ask(endpoint, "POST", "/predict", row, Sec_Fetch_Site="cross-site")[0] == 200  # it sent a key
+
+
 def test_keys_of_a_store_have_scopes_and_end_while_it_runs(bundle, tmp_path, row):
     store = KeyStore(tmp_path / "keys.json")
     with pytest.raises(ConfigError, match="which holds none"): serve(bundle, keys=store.path, home=tmp_path)
