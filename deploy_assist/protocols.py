@@ -74,11 +74,29 @@ def _no_twice(pairs: list) -> dict:
         raise Refusal(422, "an object holds a name twice", errors=errors)
     return out
 
+_IN_DOUBT = object()
+
+def _quickly(body: bytes) -> Any:
+    """JSON read by msgspec, six times as fast. It takes the last of two members of one name, so members are counted: each has one
+    colon. Whatever does not add up (a colon in a text will do) or is refused is for the slow way, which says what is wrong."""
+    try: data = msgspec.json.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError): return _IN_DOUBT
+    return data if _members(data) == body.count(b":") else _IN_DOUBT
+
+def _members(data: Any, depth: int = 4) -> int:
+    "Members of the objects in `data`, at least; not looked for in the values of long lists of objects."
+    if type(data) is dict: return len(data) + (sum(_members(v, depth - 1) for v in data.values()) if depth else 0)
+    if type(data) is not list or not data or type(data[0]) is not dict: return 0
+    if len(data) > 100: return sum(len(v) for v in data if type(v) is dict)
+    return sum(_members(v, depth - 1) for v in data) if depth else 0
+
 def read_json(body: bytes, example: str = '{"rows": [...]}') -> Any:
     "JSON from bytes, or a 400 that says where it breaks."
     if not body:
         raise Refusal(400, f"got an empty body, expected JSON such as {example}")
     try:
+        data = _quickly(body)
+        if data is not _IN_DOUBT: return data
         data = json.loads(body.decode("utf-8"), object_pairs_hook=_no_twice)
         if b"\\u" in body:
             json.dumps(data, ensure_ascii=False).encode()
@@ -325,13 +343,13 @@ def _surely_fit(values: list, datatype: str) -> bool:
     kinds = set(map(type, values))
     if datatype in ("BOOL", "BYTES"): return kinds == {bool if datatype == "BOOL" else str}
     if datatype == "INT64" and kinds == {int}: return -(2**63) <= min(values) and max(values) < 2**63
-    return datatype == "FP64" and kinds == {float} and not np.isinf(values).any()
+    return datatype == "FP64" and kinds == {float} and math.isfinite(sum(values))  # which no infinity among them leaves
 
 def _flat(v: Any, shape: Sequence[int]) -> list | None:
     "Values of a tensor, nested as its shape or flat; None when they are neither."
     if not isinstance(v, list):
         return None
-    if not any(isinstance(x, list) for x in v):
+    if list not in set(map(type, v)):
         return v if len(v) == math.prod(shape) else None
     if len(shape) != 2 or len(v) != shape[0] or not all(isinstance(x, list) and len(x) == shape[1] for x in v):
         return None

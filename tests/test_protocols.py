@@ -775,3 +775,55 @@ def test_a_prefix_of_a_proxy_is_taken_away_or_not(mixed, tmp_path):
 def test_an_enormous_number_that_the_model_cannot_take_is_named(numbers):
     status, _, said = ask(numbers[0], "/predict", {"a": 1e308, "b (kg)": 1e308, "c": 1e308})
     assert status == 422 and {e["column"] for e in said["errors"]} == {"a", "b (kg)", "c"}
+
+
+def test_the_quick_way_to_read_json_reads_what_the_slow_way_reads(monkeypatch):
+    from deploy_assist import protocols
+
+    bodies = r"""
+{}
+[]
+1
+null
+"a"
+{"a": 1}
+{"a": 1, "a": 2}
+[{"a": 1, "a": 2}]
+{"rows": [{"a": 1}, {"a": 1, "a": 2}]}
+{"a": ":", "b": 2}
+{"a": "\u003a", "a": 2}
+{"a": "\ud800"}
+{"a": "\ud83d\ude00"}
+{"a": NaN}
+{"a": Infinity}
+{"a": 1e400}
+{"a": -1e400}
+{"a": 1e-400}
+{"a": 10000000000000000000000000}
+{"a": -10000000000000000000000000}
+{"a": 9223372036854775808}
+{"a": 1.0}
+{"a": 0.1, "b": 1e22, "c": 5e-324, "d": -0.0, "e": 123456789012345678}
+{"a": 01}
+{"a": 1,}
+{'a': 1}
+{"a" 1}
+{"a": 1} x
+{"a": [[{"b": 1, "b": 2}]]}
+{"a": [1, {"b": 1, "b": 2}]}
+{"a": [{"b": 1}, {"c": {"d": 1, "d": 2}}]}
+{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1], "data": [2]}]}
+{"a": "ä"}
+{"": {"": {"": {"": {"": 1}}}}}
+""".strip().split("\n")
+    many = [", ".join([row] * 200) for row in ('{"a": {"b": 1, "b": 2}}', '{"a": 1}')]
+    bodies += ["[" * 5000 + "]" * 5000, "\ufeff{}", *(f"[{rows}]" for rows in many)]
+
+    def said(body):
+        try: return repr(protocols.read_json(body))
+        except protocols.Refusal as e: return f"{e.status} {e}"
+
+    quick = [said(b.encode()) for b in bodies] + [said(b'{"a": "\xff"}'), said(b"")]
+    monkeypatch.setattr(protocols, "_quickly", lambda body: protocols._IN_DOUBT)
+    slow = [said(b.encode()) for b in bodies] + [said(b'{"a": "\xff"}'), said(b"")]
+    assert quick == slow and sum(s.startswith("4") for s in slow) > 8
