@@ -83,11 +83,12 @@ class Lane:
         item.keep_alive = not app.stopping  # then it ends with its answer
         way.cycle = item
         self.waiting.append(item)
-        if not self.is_due and not self.running:
-            self.is_due, self.loop = True, way.loop
-            if len(way.connections) == 1: self.turn()  # nobody else is there
-            else: way.loop.call_soon(self.turn)
-        elif self.running and len(self.waiting) == 1: way.loop.call_later(app.settings.timeout_s, self.expire)
+        self.loop = way.loop
+        if self.running and item.ms >= SHORT_MS: way.loop.call_later(app.settings.timeout_s, self.expire)
+        elif len(way.connections) == 1: self.turn()  # nobody else is there
+        elif not self.is_due:
+            self.is_due = True
+            way.loop.call_soon(self.turn)
         return True
 
     def _caller(self, headers: Mapping[bytes, bytes]) -> Caller | None:
@@ -112,8 +113,8 @@ class Claim:
 def turn(self: Lane) -> None:
     "Answer what waits."
     self.is_due = False
-    if self.running or not self.waiting: return
-    first = self.waiting[0]
+    first = next((item for item in self.waiting if not self.running or item.ms < SHORT_MS), None)
+    if first is None: return
     p, is_quick, part = first.predictor, first.ms < SHORT_MS, []
     left, rest = SHORT_MS if is_quick else _BATCH, []
     for item in self.waiting:
@@ -126,7 +127,9 @@ def turn(self: Lane) -> None:
     if not is_quick: return self._in_thread(p, part)
     self._compute(p, part, Claim())
     self._send(part)
-    if self.waiting: self.is_due = True; self.loop.call_soon(self.turn)
+    if self.waiting and not self.is_due:
+        self.is_due = True
+        self.loop.call_soon(self.turn)
 
 def _in_thread(self: Lane, p: Predictor, part: list[Item]) -> None:
     "Compute a batch in the pool."
@@ -147,12 +150,10 @@ def _in_thread(self: Lane, p: Predictor, part: list[Item]) -> None:
 
 def expire(self: Lane) -> None:
     "Refuse what has waited too long for a thread."
-    if not self.waiting: return
-    end = time.time() - self.app.settings.timeout_s
+    end = time.time() - self.app.settings.timeout_s + 0.01  # a timer may be early by its clock's grain
     late = [item for item in self.waiting if item.started <= end]
     self.waiting[:] = [item for item in self.waiting if item.started > end]
     self._refuse(late, TimeoutError())
-    if self.waiting: self.loop.call_later(self.waiting[0].started - end, self.expire)
 
 Lane.turn, Lane._in_thread, Lane.expire = turn, _in_thread, expire
 

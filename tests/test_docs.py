@@ -1,4 +1,5 @@
 """The documentation builds: nbdev's processing reads every signature, Sphinx every page."""
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,5 +15,8 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     assert "What a model takes and returns" in page and "Checking values" in page
     tutorial = (site / "tutorials" / "red_to_green.html").read_text(encoding="utf-8")
     assert "Refused: what only this notebook knows" in tutorial
+    speed = (site / "tutorials" / "serving_speed.html").read_text(encoding="utf-8")
+    assert re.search(r"Measured on 20\d\d-\d\d-\d\d: .*cores, Python", speed)
+    assert speed.count("<table") >= 11  # nine cases, start and memory, the goals
     assert 'href="tutorials/red_to_green.html"' in (site / "index.html").read_text(encoding="utf-8")
     assert 'src="https://' not in page and "fonts.googleapis" not in page, "a page asks for nothing outside"

@@ -217,6 +217,33 @@ def test_a_request_behind_a_slow_one_on_the_same_connection_waits_for_it(slow):
     assert values([found[0], found[2]]) == [5, 7] and found[1][2] == {"status": "live"}
 
 
+def test_what_is_quick_goes_ahead_of_a_slow_batch(tmp_path):
+    "A model whose single rows are expected to be quick and whose tables are not."
+    X = pd.DataFrame(dict(a=np.arange(50.0)))
+    made = prepare(LinearRegression().fit(X, 2 * X.a + 1), X, 2 * X.a + 1, name="mixed")
+    app, sock, gate = App(Predictor(made), Settings()), socket.socket(), threading.Event()
+    p, answer = app.predictor, app.predictor.answer_all
+    p.expected_ms = lambda n: 0.1 if n == 1 else 1000.0
+    p.answer_all = lambda columns, asks, **more: (asks[0].n == 1 or gate.wait(20)) and answer(columns, asks, **more)
+    sock.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, http=way_of(app), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs=dict(sockets=[sock]), daemon=True)
+    thread.start()
+    while not server.started: time.sleep(0.01)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            table = json.dumps([{"a": 1}, {"a": 2}]).encode()
+            slow = [pool.submit(answers, sock.getsockname(), request(0, body=table), n=1) for _ in range(2)]
+            time.sleep(0.2)
+            assert values(answers(sock.getsockname(), request(5), request(6), n=2)) == [11, 13]
+            assert not any(f.done() for f in slow)
+            gate.set()
+            assert [f.result()[0][2]["predictions"] for f in slow] == [[3.0, 5.0]] * 2
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
 # --- the connection
 
 
