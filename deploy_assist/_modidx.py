@@ -2029,7 +2029,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'deploy_assist/traffic.py'),
                                        'deploy_assist.traffic.Traffic.reload': ('traffic.html#traffic.reload', 'deploy_assist/traffic.py'),
                                        'deploy_assist.traffic._answers': ('traffic.html#_answers', 'deploy_assist/traffic.py'),
-                                       'deploy_assist.traffic._are_numbers': ('traffic.html#_are_numbers', 'deploy_assist/traffic.py'),
                                        'deploy_assist.traffic._compared': ('traffic.html#_compared', 'deploy_assist/traffic.py'),
                                        'deploy_assist.traffic._delta': ('traffic.html#_delta', 'deploy_assist/traffic.py'),
                                        'deploy_assist.traffic._differs': ('traffic.html#_differs', 'deploy_assist/traffic.py'),

@@ -22,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module, metadata, util
 from pathlib import Path
@@ -359,17 +359,25 @@ def _rollback(name: str, reason: str, alias: str) -> Answer:
 # %% ../nbs/31_cli.ipynb #b1e987fa
 @command("history")
 @click.argument("name")
-def _history(name: str) -> Answer:
-    """What was in production when, who moved it, and why.
+@click.option("--at", metavar="TIME", help="Only what was in production then, such as '2026-11-02 09:00' (UTC) or 'now'.")
+def _history(name: str, at: str | None) -> Answer:
+    """What was in production when, since when, who moved it, why, and did its checks pass.
 
     \b
     Example:
-      deploy-assist history patients --json"""
-    from deploy_assist.registry import history
+      deploy-assist history patients --json
+      deploy-assist history patients --at "2026-11-02 09:00\""""
+    from deploy_assist.registry import history, production_at
+    if at is not None:
+        event = production_at(name, None if at == "now" else at)
+        if event is None: return Answer(None, f"{name}: nothing was in production at {at}")
+        checks = {True: "its checks passed", False: "its checks failed"}.get(event.checks_passed, "nobody ran its checks")
+        text = f"{name} {event.version} since {str(event.time)[:19]}, {event.action} by {event.who}: {event.reason}; {checks}"
+        return Answer(asdict(event), text)
     frame = history(name)
-    wanted = [c for c in ("time", "action", "alias", "version", "previous", "who", "reason") if c in frame]
+    wanted = [c for c in ("time", "action", "alias", "version", "previous", "who", "reason", "checks_passed") if c in frame]
     text = frame[wanted].assign(time=frame["time"].astype(str).str[:19]) if "time" in frame else frame[wanted]
-    return Answer(frame, text.fillna("").to_string(index=False) if len(frame) else f"{name}: nothing was promoted yet")
+    return Answer(frame, text.astype(object).fillna("").to_string(index=False) if len(frame) else f"{name}: nothing was promoted yet")
 
 # %% ../nbs/31_cli.ipynb #trfdiff1
 @command("diff")

@@ -157,15 +157,10 @@ def load(
     made.warm()
     columns = made.schema.check(made.schema.example())
     for engine in {name for _, name in made.plan}:
-        answer = made.predict(columns, engine=engine)
-        for values in (answer.predictions, answer.probabilities):
-            if values is not None and not _are_numbers(values):
-                raise ModelError(f"answers its own example with NaN or infinity ({engine})")
+        if not made.predict(columns, engine=engine).is_finite:
+            raise ModelError(f"answers its own example with NaN or infinity ({engine})")
     return Predictor(made, log, version=found.version, alias=found.alias, model_id=found.model_id)
 
-def _are_numbers(values: list) -> bool:
-    try: return bool(np.isfinite(np.asarray(values, dtype=float)).all())
-    except (TypeError, ValueError): return True  # labels that are no numbers
 
 # %% ../nbs/197_traffic.ipynb #trf00015
 class Shadow:

@@ -216,6 +216,10 @@ def test_register_promote_rollback_history(sh, bundle):
     champion = [(row["action"], row["version"], row["reason"]) for row in rows if row["alias"] == "champion"]
     assert champion == [("promote", "1", "first release"), ("promote", "2", "newer"), ("rollback", "1", "slow answers")]
     assert "slow answers" in sh("history", "patients")[1]
+    now = json.loads(sh("history", "patients", "--at", "now", "--json")[1])
+    assert now["version"] == rows[-1]["version"] and now["reason"] == "slow answers"
+    assert "rollback by" in sh("history", "patients", "--at", "now")[1]
+    assert "nothing was in production" in sh("history", "patients", "--at", "2020-01-01")[1]
 
 
 def test_check_says_what_it_found(sh, bundle, tmp_path):
