@@ -10,6 +10,7 @@ in the end each id must be in the log once, with that answer. Each line shows go
 is missed. A PostgreSQL is started from Debian's packages; the full disk is a small tmpfs, which needs root.
 """
 import argparse
+import copy
 import http.client
 import json
 import os
@@ -26,6 +27,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -36,9 +38,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from deploy_assist import prepare, serve
+from deploy_assist import history, prepare, promote, register, rollback, serve
 from deploy_assist.errors import DeployAssistError, LogError
 from deploy_assist.predictions import Batch, Drainer, PredictionLog
+from deploy_assist.registry import resolve
+from deploy_assist.release import dump_model
 from deploy_assist.schema import Column, Schema
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -356,15 +360,119 @@ def check_sqlite(url):
     finally: connection.close()
 
 
-# ----------------------------------------------------------------------------------------------- other people's lines
+# ------------------------------------------------------------------------------------------------------------- versions
+
+
+class Versions(Load):
+    "Load on an endpoint whose versions answer differently: which one answered is noted, and whether it is that one's answer."
+
+    def note(self, status, said, chosen, took):
+        if status == 200:
+            version = said["model"]["version"]
+            self.versions = getattr(self, "versions", {})
+            self.versions |= dict.fromkeys(said["prediction_ids"], version)
+            expected = [self.answers[version][i] for i in chosen]
+            if said["predictions"] != expected: self.wrong.append((version, said["predictions"], expected))
+            said, chosen = said | {"predictions": []}, []
+            self.acknowledged.update(dict.fromkeys(said["prediction_ids"]))
+        super().note(status, said, chosen, took)
+
+
+@contextmanager
+def registered(folder):
+    "A registry with two versions of a model that answer each row differently, the first in production: releases, rows, answers."
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "DEPLOY_ASSIST_HOME")}
+    os.environ |= {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "DEPLOY_ASSIST_HOME": f"{folder}/home"}
+    try:
+        data, releases = load_breast_cancer(as_frame=True), []
+        for y in (data.target, 1 - data.target):
+            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(data.data, y)
+            releases.append(prepare(model, data.data, y, name="lumps"))
+            register(releases[-1])
+        promote("lumps", "1", reason="the first")
+        rows = releases[0].schema.rows(data.data.iloc[:200])
+        yield releases, rows, {str(k): releases[k - 1].predict(pd.DataFrame(rows)).tolist() for k in (1, 2)}
+    finally:
+        for name, value in before.items():
+            if value is None: os.environ.pop(name)
+            else: os.environ[name] = value
+
+
+def told_version(port):
+    "What a fresh connection is told by /version."
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/version")
+        return json.loads(connection.getresponse().read())
+    finally: connection.close()
 
 
 @measure("alias", "promote and rollback, 50 times, at 32 connections: 0 failed, answers within 5 s, each row logs its version")
-def alias(told): yield "", "not measured here", None
+def alias(told):
+    for workers in (1, 2):
+        with tempfile.TemporaryDirectory(prefix="deploy-assist-alias-") as made_here, \
+             registered(made_here) as (_, rows, answers):
+            port, url, took = free_port(), f"sqlite:///{made_here}/log.db", []
+            endpoint = serve("models:/lumps@champion", port=port, log=url, workers=workers)
+            try:
+                with Versions(port, rows, answers, clients=32) as load:
+                    load.wait_for(500)
+                    for k in range(told.moves):
+                        wanted = "12"[(k + 1) % 2]
+                        if wanted == "2": promote("lumps", "2", reason=f"move {k}")
+                        else: rollback("lumps", reason=f"move {k}")
+                        t = time.monotonic()
+                        while any(told_version(port)["model"]["version"] != wanted for _ in range(4 * workers)):
+                            if time.monotonic() - t > 30: break
+                            time.sleep(0.02)
+                        took.append(time.monotonic() - t)
+                        load.wait_for(50)
+            finally: endpoint.stop()
+            failed = sum(n for status, n in load.statuses.items() if status != 200)
+            with PredictionLog(url) as log: seen = log.window("lumps").set_index("prediction_id")["version"]
+            mixed = sum(seen.get(id) != version for id, version in load.versions.items())
+            asked = sum(load.statuses.values())
+            measured = (f"{told.moves} moves, {failed} failed of {asked:,} requests, {len(load.wrong)} wrong answers; "
+                        f"a move answers after {median(took):.1f} s (median), {max(took):.1f} s (worst); "
+                        f"{len(seen):,} rows logged, {mixed} under another version")
+            met = not failed and not load.wrong and not mixed and max(took) <= 5
+            yield f"{workers} worker{'s' * (workers > 1)}", measured, met
+
+
+def refusals(version):
+    "What the history says of a version that an endpoint refused."
+    return [e for e in history("lumps").to_dict("records") if e["action"] == "refused" and e["version"] == version]
 
 
 @measure("candidate", "a candidate that does not load, or fails its own example, never answers; readiness and history say why")
-def candidate(told): yield "", "not measured here", None
+def candidate(told):
+    with tempfile.TemporaryDirectory(prefix="deploy-assist-candidate-") as made_here, \
+         registered(made_here) as (releases, rows, answers):
+        port, url = free_port(), f"sqlite:///{made_here}/log.db"
+        nan = copy.deepcopy(releases[0].model)
+        nan[-1].coef_ = nan[-1].coef_ * float("nan")
+        broken = replace(releases[0], model=nan, artefact=dump_model(nan), parts={})
+        bad = {"answers NaN": register(broken).version}
+        torn = register(replace(releases[1], metrics=releases[1].metrics | {"torn": 1}))
+        bad["has a torn file"] = torn.version
+        (Path(resolve(torn.uri).folder) / "schema.json").write_text("{}")
+        endpoint = serve("models:/lumps@champion", port=port, log=url)
+        try:
+            with Versions(port, rows, answers, clients=8) as load:
+                load.wait_for(200)
+                for what, version in bad.items():
+                    promote("lumps", version, reason="a bad candidate")
+                    until(lambda v=version: f"version {v} " in (told_version(port)["traffic"]["problem"] or ""), 30)
+                    problem, (status, note) = told_version(port)["traffic"]["problem"] or "", ready(port)
+                    load.wait_for(200)
+                    until(lambda v=version: refusals(v), 60)
+                    found = refusals(version)
+                    rollback("lumps", reason="back")
+                    met = bool(problem and found) and status == 200 and "refused" in note
+                    met &= version not in load.versions.values()
+                    why = found[0]["reason"][:80] if found else "nothing"
+                    yield what, f"no answer by it; readiness {status}: {note[:40]}; history: {why}", met
+        finally: endpoint.stop()
 
 
 @measure("cost", "logging costs <= 25% of the requests/s without it")
@@ -487,6 +595,8 @@ def erased(url, home, below):
 DEAD = """
 import os, signal, sys
 from deploy_assist.predictions import Batch, PredictionLog
+from deploy_assist.registry import resolve
+from deploy_assist.release import dump_model
 from deploy_assist.schema import Column, Schema
 url, home, who = sys.argv[1:]
 schema = Schema((Column("age", "integer"), Column("note", "string")), classes=(0, 1))
@@ -508,6 +618,7 @@ def main():
     say.add_argument("--only", help=f"some of {', '.join(MEASURES)}, with commas")
     say.add_argument("--quick", action="store_true", help="4 kills, 10 s without a database, 500,000 rows")
     say.add_argument("--kills", type=int, help="default 20")
+    say.add_argument("--moves", type=int, help="of the alias, default 50")
     say.add_argument("--away-s", type=float, help="default 60")
     say.add_argument("--rows", type=int, help="of the long log, default 10,000,000")
     say.add_argument("--databases", default="sqlite,postgresql")
@@ -515,6 +626,7 @@ def main():
     say.add_argument("--json", type=Path, help="also write the figures there")
     told = say.parse_args()
     told.kills = told.kills or (4 if told.quick else 20)
+    told.moves = told.moves or (8 if told.quick else 50)
     told.away_s = told.away_s or (10 if told.quick else 60)
     told.rows = told.rows or (500_000 if told.quick else 10_000_000)
     chosen = told.only.split(",") if told.only else list(MEASURES)
