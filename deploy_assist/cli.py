@@ -372,12 +372,14 @@ def _history(name: str, at: str | None) -> Answer:
         event = production_at(name, None if at == "now" else at)
         if event is None: return Answer(None, f"{name}: nothing was in production at {at}")
         checks = {True: "its checks passed", False: "its checks failed"}.get(event.checks_passed, "nobody ran its checks")
-        text = f"{name} {event.version} since {str(event.time)[:19]}, {event.action} by {event.who}: {event.reason}; {checks}"
+        since = f"{name} {event.version} since {event.time:%Y-%m-%d %H:%M:%S}"
+        text = f"{since}, {event.action} by {event.who}: {event.reason}; {checks}"
         return Answer(asdict(event), text)
     frame = history(name)
     wanted = [c for c in ("time", "action", "alias", "version", "previous", "who", "reason", "checks_passed") if c in frame]
     text = frame[wanted].assign(time=frame["time"].astype(str).str[:19]) if "time" in frame else frame[wanted]
-    return Answer(frame, text.astype(object).fillna("").to_string(index=False) if len(frame) else f"{name}: nothing was promoted yet")
+    if not len(frame): return Answer(frame, f"{name}: nothing was promoted yet")
+    return Answer(frame, text.astype(object).fillna("").to_string(index=False))
 
 # %% ../nbs/31_cli.ipynb #trfdiff1
 @command("diff")

@@ -62,6 +62,7 @@ class Newcomer:
     def elsewhere(self) -> list[str]:
         "Files outside the chosen folder."
         places = [*self.cwd.iterdir(), *self.home.rglob("*"), *self.tmp.rglob("*")]
+        places = [p for p in places if not p.name.startswith("db_init_lock-")]  # MLflow's, which it does not always remove
         return [str(path) for path in places if path != self.dir]
 
 
