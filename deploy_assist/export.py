@@ -491,6 +491,9 @@ def _convert(model: Any, schema: Schema, as_floats: bool = False) -> bytes:
             custom_conversion_functions={SimpleImputer: _impute, FunctionTransformer: _function},
             custom_shape_calculators={SimpleImputer: _impute_shape, FunctionTransformer: _function_shape},
         )
+    sets = sorted(graph.opset_import, key=lambda used: used.domain)  # they come from a set, in any order
+    del graph.opset_import[:]
+    graph.opset_import.extend(sets)
     _put_doubles(graph, exact)
     if not separate: _one_input_each(graph, schema)
     for node in graph.graph.node:

@@ -431,3 +431,24 @@ def test_a_model_that_has_answered_is_the_same_model():
     before = dump_model(model)
     model.predict(X)
     assert dump_model(model) == before == dump_model(KNeighborsClassifier().fit(X, y))
+
+
+def test_a_graph_is_the_same_in_whatever_order_its_operator_sets_were_collected(monkeypatch):
+    from skl2onnx import convert_sklearn
+
+    from deploy_assist import export
+
+    data = load_iris(as_frame=True)
+    model = LogisticRegression(max_iter=500).fit(data.data, data.target)
+    schema = prepare(model, data.data, data.target, name="iris", onnx=False).schema
+
+    def turned(*args, **options):
+        graph = convert_sklearn(*args, **options)
+        sets = list(graph.opset_import)[::-1]
+        del graph.opset_import[:]
+        graph.opset_import.extend(sets)
+        return graph
+
+    once = export._convert(model, schema)
+    monkeypatch.setattr("skl2onnx.convert_sklearn", turned)
+    assert export._convert(model, schema) == once
