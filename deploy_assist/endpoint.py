@@ -28,7 +28,7 @@ from .observe import json_logging, tell
 from .predictions import Drainer, PredictionLog
 from .predictor import open_log
 from .release import Release, read_manifest
-from .runtime import load_runtime
+from .runtime import is_foreign, load_runtime
 from .schema import Schema
 from .server import App, Settings
 from .traffic import Traffic
@@ -307,7 +307,7 @@ def _bundle_of(what: Any, home: Path | None) -> tuple[Path, dict]:
         if not (folder / "bundle.json").is_file(): what.save(folder)
         return folder, {}
     if isinstance(what, (str, Path)) and not str(what).startswith("models:"):
-        if not _is_foreign(Path(what)): read_manifest(what)
+        if not is_foreign(what): read_manifest(what)
         return Path(what).absolute(), {}
     if not isinstance(what, str):
         raise ConfigError(
@@ -317,15 +317,11 @@ def _bundle_of(what: Any, home: Path | None) -> tuple[Path, dict]:
     from deploy_assist.registry import resolve
     found = resolve(what)
     folder, info = Path(found.folder), dict(version=found.version, alias=found.alias, model_id=found.model_id)
-    return folder, info | ({"name": found.name} if _is_foreign(folder) else {})
-
-def _is_foreign(folder: Path) -> bool:
-    "Did MLflow write it, and not we?"
-    return (folder / "MLmodel").is_file() and not (folder / "bundle.json").is_file()
+    return folder, info | ({"name": found.name} if is_foreign(folder) else {})
 
 def _described(folder: Path) -> tuple[str, Schema]:
     "Name and schema, without loading the model when it is a bundle."
-    if _is_foreign(folder):
+    if is_foreign(folder):
         runtime = load_runtime(folder)
         return runtime.name, runtime.schema
     return read_manifest(folder)["name"], Schema.from_dict(json.loads((folder / "schema.json").read_bytes()))

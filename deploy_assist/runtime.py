@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ORDER', 'SIZES', 'Result', 'is_number', 'is_text', 'Columns', 'count_rows', 'block_of', 'as_lists',
            'has_probabilities', 'Frame', 'labels_are_largest', 'Arrays', 'Linear', 'session', 'Onnx', 'Pyfunc',
-           'Bundle', 'Runtime', 'engine_for', 'warm', 'explain', 'predict', 'expected_ms', 'measure', 'load_runtime']
+           'Bundle', 'is_foreign', 'Runtime', 'engine_for', 'warm', 'explain', 'predict', 'expected_ms', 'measure',
+           'load_runtime']
 
 # %% ../nbs/11_runtime.ipynb #5c6635a6
 import copy, json, math, os, threading, time
@@ -324,6 +325,10 @@ def _mlflow_schema(folder: Path, info: Any) -> Schema:
     task = "classification" if kinds & {"string", "boolean", "long", "integer"} else "regression"
     return Schema(tuple(columns), task=task if len(outputs) == 1 else f"multioutput-{task}", outputs=outputs)
 
+def is_foreign(folder: str | Path) -> bool:
+    "Did MLflow write this folder, and not we?"
+    return (Path(folder) / "MLmodel").is_file() and not (Path(folder) / "bundle.json").is_file()
+
 class _Foreign:
     "A folder that MLflow wrote."
     release, times = None, {}
@@ -516,7 +521,5 @@ def load_runtime(
     "A runtime for a release or a bundle."
     if isinstance(what, Runtime): return what
     if not isinstance(what, Release):
-        folder = Path(what)
-        foreign = (folder / "MLmodel").is_file() and not (folder / "bundle.json").is_file()
-        what = _Foreign(folder) if foreign else Bundle(folder)
+        what = _Foreign(what) if is_foreign(what) else Bundle(what)
     return Runtime(what, runtime or "auto")

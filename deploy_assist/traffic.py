@@ -26,7 +26,7 @@ from .predictions import PredictionLog, window_names
 from .predictor import Predictor, open_log
 from .registry import Lookup, Resolved, _parse, errand, home
 from .release import Release, read_manifest
-from .runtime import Runtime, as_lists, load_runtime
+from .runtime import Runtime, as_lists, is_foreign, load_runtime
 from .schema import plain
 
 # %% ../nbs/197_traffic.ipynb #trf00004
@@ -46,7 +46,7 @@ class FolderSource:
     def __init__(self, folder: str | Path):
         self.folder = Path(os.path.abspath(folder))
         self.pause_s, self._last = 0.2, None  # between two looks that must agree
-        self.is_foreign = (self.folder/"MLmodel").is_file() and not (self.folder/"bundle.json").is_file()  # MLflow wrote it
+        self.is_foreign = is_foreign(self.folder)
         name = self.folder.name
         try: self.is_followed = len(name) < 12 or not self._digest()[1].startswith(name)
         except BundleError: self.is_followed = True  # it may come yet
