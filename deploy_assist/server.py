@@ -25,7 +25,7 @@ from .predictor import Predictor, keyed_ids
 from .protocols import BINARY, CSV, GRAPHQL, JSON, PROBLEM, GraphQL, Refusal, Table, _kind, _only
 from .protocols import chosen, outputs_of, problem, read_json, rows_of
 from .protocols import csv_rows, mlflow_answer, mlflow_rows, openapi, v2_answer, v2_infer, v2_metadata
-from .traffic import Traffic, rows_from, sticky_of
+from .traffic import Traffic, check_options, rows_from, sticky_of
 
 # %% ../nbs/20_server.ipynb #44f6fbdd
 def rate_of(text: str):
@@ -67,10 +67,7 @@ class Settings:
     def __post_init__(self):
         if self.rate is not None: rate_of(self.rate)
         if self.cors is not None: Cors(self.cors)
-        if type(self.share) not in (int, float) or not 0 <= self.share <= 1:
-            raise ConfigError(f"share: got {self.share!r}, expected a number from 0 to 1, such as 0.1")
-        if type(self.poll_s) not in (int, float) or not self.poll_s > 0:
-            raise ConfigError(f"poll_s: got {self.poll_s!r}, expected seconds, such as 2")
+        check_options(self.share, self.poll_s)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls: got one of tls_cert and tls_key, expected both or neither")
         if self.jwt is not None and set(self.jwt) != {"issuer", "audience", "jwks"}:
