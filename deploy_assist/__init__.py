@@ -13,7 +13,8 @@ _home = {  # verb or class -> the module that it lives in
     "PredictionLog": "predictions", "Schema": "schema", "Column": "schema",
     "compare": "verdict", "Verdict": "verdict",
     "report": "report", "Report": "report", "schedule": "schedule", "package": "package", "document": "document",
-    "retrain": "retrain", "wizard": "wizard", "prove": "environment", "Proof": "environment",
+    "retrain": "retrain", "wizard": "wizard",
+    "registry_panel": "panels", "monitor_panel": "panels", "prove": "environment", "Proof": "environment",
 }
 _errors = ("DeployAssistError", "SchemaError", "ModelError", "BundleError", "UntrustedTypeError", "ProofError", "RegistryError",
            "LogError", "EndpointError", "DemoError", "ReportError", "ConfigError", "MissingExtraError")
