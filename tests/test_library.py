@@ -1,4 +1,4 @@
-"""The library in five lines, on models of every kind: prepare, check, register, serve, demo; and what bad input is told."""
+"""The library on models of every kind: prepare, save, load, serve, ask, feedback; and what bad input is told."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 
-from deploy_assist import Client, DeployAssistError, PredictionLog, check, demo, load_release, prepare, register, serve
+from deploy_assist import Client, DeployAssistError, PredictionLog, load_release, prepare, serve
 from deploy_assist.schema import plain
 
 
@@ -89,20 +89,6 @@ def test_from_fitted_model_to_served_answer(make, tmp_path):
         column = release.schema.names[0]
         sent = release.schema.frame(X)[column]
         assert [v for v in seen[column] if pd.notna(v)] == [v for v in sent if pd.notna(v)]
-
-
-def test_the_five_lines(tmp_path):
-    model, X, y = two_classes()
-    release = prepare(model, X, y, name="five-lines", X_test=X, y_test=y)
-    readiness = check(release, skip=["data"])
-    version = register(release)
-    with serve(version.uri) as endpoint, demo(release) as page:
-        assert endpoint.version == "1" and Client(endpoint).predict(X[:3]).tolist() == release.predict(X[:3]).tolist()
-        assert page.url.startswith("http://127.0.0.1:")
-    assert readiness.passed, readiness
-    import mlflow
-    loaded = mlflow.pyfunc.load_model(version.uri)
-    assert (loaded.predict(X) == release.predict(X)).all()
 
 
 X = pd.DataFrame({"a": [1.0, 2, 3, 4] * 5, "b": [1, 0, 1, 0] * 5})
