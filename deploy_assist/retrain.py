@@ -80,14 +80,14 @@ def matured(
     "Until when the labels have come, learnt from the shares of rows that are labelled."
     if not len(times) or not labelled.any(): return None
     first, last = times.iloc[0], times.iloc[-1]
-    k = int(np.clip((last - first) / pd.Timedelta(days=1), 1, 30))
-    edges = pd.date_range(first, last, periods=k + 1)
-    at = np.clip(np.searchsorted(edges.to_numpy(), times.to_numpy(), "right") - 1, 0, k - 1)
+    days = max(1, math.ceil((last - first) / pd.Timedelta(days=30)))  # at most about 30 parts, from midnight to midnight
+    edges = pd.date_range(first.floor("D"), last + pd.Timedelta(days=days), freq=f"{days}D")
+    at, k = np.searchsorted(edges.to_numpy(), times.to_numpy(), "right") - 1, len(edges) - 1
     n, got = np.bincount(at, minlength=k), np.bincount(at, labelled, k)
     usual = np.quantile((got / np.maximum(n, 1))[n >= min(10, n.max())], .75)
     while k and (not n[k - 1] or wilson(got[k - 1], n[k - 1])[1] < .9 * usual): k -= 1
     if not k: return None
-    return (last + pd.Timedelta(microseconds=1) if k == len(n) else edges[k]).to_pydatetime()
+    return edges[k].to_pydatetime()
 
 # %% ../nbs/28_retrain.ipynb #rtrn0011
 def content_keys(
