@@ -280,7 +280,7 @@ DECISIONS = {  # -> what it means, mark and colour of the page
     "failed": ("the retrain did not run to its end; the champion stays", "act", "✗"),
 }
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Retraining:
     "What became of a retrain."
     name: str
@@ -319,8 +319,11 @@ class Retraining:
 
     def __str__(self) -> str:
         marks = [f"{'✓' if c.is_met else '✗'} {c.name}: {c.evidence}" for c in self.conditions]
-        more = [*(f"note: {n}" for n in self.notes), self.promote_line, str(self.html or "")]
+        how = {"ready": "to promote it:", "rejected": "to promote it all the same:"}.get(self.decision, "")
+        more = [*(f"note: {n}" for n in self.notes), self.promote_line and f"{how} {self.promote_line}", str(self.html or "")]
         return "\n".join([_headline(self), *marks, *filter(None, more)])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str: return f'<style>{_css()}</style><div class="da">{_body(self)}</div>'
 
@@ -775,10 +778,12 @@ def _retrain(
         nb, challenger = None, None
         try:
             held_keys = content_keys(X[held])
-            old = _old_data(run, data, known.get("data"), path.parent, label, held_keys)
-            run.rows["old"] = len(old)
             X[~held].assign(**{label: y[~held]}).to_parquet(work / "window.parquet", index=False)
-            old.to_parquet(work / "data.parquet", index=False)
+            if "data" in known:
+                old = _old_data(run, data, known["data"], path.parent, label, held_keys)
+                run.rows["old"] = len(old)
+                old.to_parquet(work / "data.parquet", index=False)
+            elif data is not None: raise ConfigError(f"data: the parameters of {path.name} have no 'data' to hand it over")
             nb = _train(path, _parameters(run, known, more, work.absolute(), folder, label), work.absolute(), timeout_s)
             challenger = _left_behind(work / "bundle", run)
             fits = _keeps_contract(run, challenger, X)
@@ -813,7 +818,8 @@ def _decide(run: _Run, challenger: Release | None, nb: Any, earlier: Sequence, o
 def _reason(run: _Run, decision: str) -> str:
     "One line for the history."
     span = f"{clock(run.since)} to {clock(run.until)} UTC"
-    on = f"trained on {run.rows['trained']:,} labelled rows from {span} and {run.rows.get('old', 0):,} old ones"
+    old = f" and {run.rows['old']:,} old ones" if run.rows.get("old") else ""
+    on = f"trained on {run.rows['trained']:,} labelled rows from {span}{old}"
     said = f"; {run.difference}" if run.difference else ""
     unmet = "; ".join(f"{c.name}: no, {c.evidence}" for c in run.conditions if not c.is_met)
     then = {"promoted": "promoted by policy", "ready": "waits for a person", "rejected": f"rejected, {unmet}"}[decision]
