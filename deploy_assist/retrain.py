@@ -169,6 +169,8 @@ def difference(
     d, n = sign * (xb - xa), np.bincount(group)
     mean = np.bincount(group, d) / n
     var = np.bincount(group, (d - mean[group]) ** 2) / np.maximum(n - 1, 1) / n
+    if metric in ("accuracy", "balanced_accuracy"):
+        var = (np.bincount(group, d * d) + 1 - (n * mean) ** 2 / (n + 2)) / (n + 2) ** 2
     half = float(stats.t.ppf(.975, max(n.min() - 1, 1)) * np.sqrt((w**2 * var).sum()))
     v = sign * (b - a)
     return Difference(metric, a, b, v, v - half, v + half, champion.n)
@@ -759,9 +761,8 @@ def _retrain(
     run: _Run, path: Path, known: Mapping, data: Any, more: Mapping, folder: Path, log: PredictionLog, out: Path, timeout_s: float
 ) -> Retraining:
     "Look, set aside, train, compare, decide."
-    label = known.get("label") or run.champion.roles["label"]
-    if label in run.champion.schema:
-        raise ConfigError(f"label: got {label!r}, which is a column of the model; expected a name of its own")
+    label = known.get("label") or ""
+    if not label or label in run.champion.schema: label = run.champion.roles["label"]  # a name that no column has
     notebook_parameters(path, _parameters(run, known, more, Path("/"), folder, label))  # before anything is read
     X, y, which = _labelled_rows(run, log)
     earlier = retrains(run.name)
