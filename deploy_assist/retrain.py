@@ -832,6 +832,7 @@ def _failed(run: _Run, e: BaseException, nb: Any, work: Path | None, out: Path) 
         import nbformat
         with suppress(OSError, ValueError): nb = nbformat.read(work / "notebook.ipynb", 4)
     why = str(e) if isinstance(e, DeployAssistError) else f"the files could not be written ({one_line(e)})"
+    if work is not None: why = why.replace(f"{work.absolute()}/", "").replace(f"{work}/", "")  # its folder will be gone
     record_retrain(run.name, champion=run.version, reason=f"failed: {why}", facts=run.facts("failed"))
     return _filed(_result(run, "failed", reason=why), nb, out)
 
