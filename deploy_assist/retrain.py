@@ -327,9 +327,10 @@ class Retraining:
 
     __repr__ = __str__
 
-    def _repr_html_(self) -> str: return f'<style>{_css()}</style><div class="da">{_body(self)}</div>'
+    def _repr_html_(self) -> str: return f'<style>{_css()}{_IN_JUPYTER}</style><div class="da">{_body(self)}</div>'
 
 _CHECKS = "the checks pass"
+_IN_JUPYTER = ".da.da th,.da.da td{text-align:left}.da.da .n{text-align:right}"  # its own style sheet aligns cells to the right
 
 def _headline(r: Retraining) -> str:
     why = f": {r.reason}" if r.decision == "failed" or r.difference is None and r.reason else ""
@@ -819,7 +820,7 @@ def _decide(run: _Run, challenger: Release | None, nb: Any, earlier: Sequence, o
 def _reason(run: _Run, decision: str) -> str:
     "One line for the history."
     span = f"{clock(run.since)} to {clock(run.until)} UTC"
-    old = f" and {run.rows['old']:,} old ones" if run.rows.get("old") else ""
+    old = f", given {run.rows['old']:,} old ones" if run.rows.get("old") else ""
     on = f"trained on {run.rows['trained']:,} labelled rows from {span}{old}"
     said = f"; {run.difference}" if run.difference else ""
     unmet = "; ".join(f"{c.name}: no, {c.evidence}" for c in run.conditions if not c.is_met)
