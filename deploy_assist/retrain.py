@@ -607,7 +607,7 @@ def _old_data(run: _Run, given: Any, named: Any, home: Path, label: str, held_ke
         run.data = "a frame" if isinstance(given, pd.DataFrame) else Path(given).name
         if label not in old:
             raise ConfigError(f"data: got columns {', '.join(map(str, list(old)[:12]))}, expected also the label {label!r}: "
-                              f"name the right one in the notebook's parameters cell, label: str = \"...\"")
+                              f"name it in the notebook's parameters cell, or parameters={{'label': ...}}")
     try: keys = content_keys(champion.schema.frame(old[champion.schema.names]))
     except (KeyError, SchemaError):
         run.notes.append(f"{run.data} does not have the model's columns as they are: rows that are held out may be in it")
@@ -630,7 +630,7 @@ def _parameters(run: _Run, known: Mapping, more: Mapping, folder: Path, champion
     "What the notebook is given of what it asks for."
     ours = dict(name=run.name, champion=str(champion), window=str(folder / "window.parquet"), data=str(folder / "data.parquet"),
                 label=label, out=str(folder / "bundle"))
-    taken = sorted(set(more) & set(ours))
+    taken = sorted(set(more) & set(ours) - {"label"})
     if taken: raise ConfigError(f"parameters: {taken[0]!r} is what retrain gives the notebook, expected parameters of your own")
     return {k: v for k, v in ours.items() if k in known} | dict(more)
 
@@ -762,7 +762,7 @@ def _retrain(
     run: _Run, path: Path, known: Mapping, data: Any, more: Mapping, folder: Path, log: PredictionLog, out: Path, timeout_s: float
 ) -> Retraining:
     "Look, set aside, train, compare, decide."
-    label = known.get("label") or ""
+    label = more.get("label") or known.get("label") or ""
     if not label or label in run.champion.schema: label = run.champion.roles["label"]  # a name that no column has
     notebook_parameters(path, _parameters(run, known, more, Path("/"), folder, label))  # before anything is read
     X, y, which = _labelled_rows(run, log)

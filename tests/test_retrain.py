@@ -124,10 +124,10 @@ def test_it_works_out_of_the_box_and_asks(capsys):
 
 def test_what_is_held_out_is_not_given(tmp_path):
     "The notebook's two files hold no row that the comparison will use. Then a cell fails, and the sentence says which and why."
-    asks = 'window: str = ""\ndata: str = ""\nout: str = ""\nlabel: str = "ill"\nkeep: str = ""'
+    asks = 'window: str = ""\ndata: str = ""\nout: str = ""\nlabel: str = "label"\nkeep: str = ""'
     cells = "import shutil\nfor path in (window, data): shutil.copy(path, keep)", "1 / 0"
     told = retrain("bad", notebook=notebook(tmp_path / "keep.ipynb", *cells, parameters=asks), data="old.parquet",
-                   parameters={"keep": str(tmp_path)})
+                   parameters={"keep": str(tmp_path), "label": "ill"})
     new, old = (pd.read_parquet(tmp_path / name) for name in ("window.parquet", "data.parquet"))
     keys = content_keys(people(700, 1)[0])
     held = set(keys[set_aside(keys, 0.3)])
