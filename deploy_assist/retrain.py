@@ -8,7 +8,7 @@ __all__ = ['SETTINGS', 'METRICS', 'DECISIONS', 'TEMPLATE', 'settings_for', 'matu
            'notebook_parameters', 'training_notebook', 'prepare_like', 'retrain']
 
 # %% ../nbs/28_retrain.ipynb #rtrn0002
-import fcntl, json, math, os, re, tempfile, time
+import fcntl, json, math, os, re, shutil, tempfile, time
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -833,7 +833,9 @@ def _failed(run: _Run, e: BaseException, nb: Any, work: Path | None, out: Path) 
         import nbformat
         with suppress(OSError, ValueError): nb = nbformat.read(work / "notebook.ipynb", 4)
     why = str(e) if isinstance(e, DeployAssistError) else f"the files could not be written ({one_line(e)})"
-    if work is not None: why = why.replace(f"{work.absolute()}/", "").replace(f"{work}/", "")  # its folder will be gone
+    if work is not None:
+        why = why.replace(f"{work.absolute()}/", "").replace(f"{work}/", "")
+        shutil.rmtree(work, ignore_errors=True)  # what filled the disk, perhaps; the decision needs some room
     record_retrain(run.name, champion=run.version, reason=f"failed: {why}", facts=run.facts("failed"))
     return _filed(_result(run, "failed", reason=why), nb, out)
 
