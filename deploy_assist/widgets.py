@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CSS', 'wide', 'Cancelled', 'Job', 'cancel', 'code_html', 'fold', 'table', 'Markup', 'counted', 'histogram',
            'progress_html', 'error_html', 'toolkit', 'named', 'html', 'text_box', 'button', 'row', 'link',
-           'notebook_shell', 'where_widgets', 'Face']
+           'notebook_shell', 'where_widgets', 'Face', 'tile', 'tiles_html']
 
 # %% ../nbs/296_widgets.ipynb #a6c6dbdb
 import ctypes
@@ -364,3 +364,25 @@ class Face:
         "Bring the summaries on the page in line with the face."
         shown = {"text/html": self.summary_html(), "text/plain": self.summary()[1]}
         for place in self._shown: place.update(shown, raw=True)
+
+# %% ../nbs/296_widgets.ipynb #tile0002
+CSS += """
+.da-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 8px; margin: 4px 0 8px; }
+.da-tile { border: 1px solid var(--jp-border-color2, #ccc); border-radius: 6px; padding: 6px 10px; background: var(--jp-layout-color1, #fff); }
+.da-tile b { display: block; font-size: 17px; font-weight: 600; overflow-wrap: anywhere; } .da-tile span { font-size: 12px; color: var(--jp-ui-font-color2, #666); display: block; }
+.da-tile svg { display: block; margin-top: 4px; max-width: 100%; } .da-tile svg path { stroke: var(--jp-brand-color1, #1976d2); stroke-width: 1.6; }
+.da-tile svg path.lim { stroke: var(--jp-ui-font-color2, #666); stroke-dasharray: 3 3; stroke-width: 1; } .da-tile svg circle { fill: var(--jp-ui-font-color1, #222); }
+"""
+
+def tile(
+    title: str,
+    value: str,
+    change: str = "",   # since the last time, in words
+    picture: str = "",  # SVG, such as a sparkline
+) -> str:
+    "A value that is watched."
+    return f"<div class='da-tile'><span>{escape(title)}</span><b>{escape(value)}</b><span>{escape(change)}</span>{picture}</div>"
+
+def tiles_html(*tiles: str) -> str:
+    "Tiles side by side; on a narrow page one below the other."
+    return f"<div class='da-tiles'>{''.join(tiles)}</div>" if tiles else ""
