@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tracking_uri', 'artifact_root', 'ModelVersion', 'Lookup', 'errand', 'current_version', 'versions', 'Resolved', 'home',
            'resolve', 'Event', 'promote', 'record_checks', 'record_refusal', 'rollback', 'history', 'production_at',
-           'register']
+           'register', 'record_retrain', 'retrains']
 
 # %% ../nbs/12_registry.ipynb #ab16afe1
 import base64
@@ -673,7 +673,7 @@ def _resolve_folder(folder: Path) -> Resolved:
 class Event:
     "One move of an alias."
     time: datetime             # UTC
-    action: str                # register, promote, rollback, moved (by other means than ours), or refused (by an endpoint)
+    action: str                # register, promote, rollback, moved (by others than us); no moves: refused, retrain
     alias: str
     version: str | None        # that the alias points at since then, or that was refused; None: the alias was deleted
     previous: str | None
@@ -682,11 +682,12 @@ class Event:
     checks_passed: bool | None = None
     forced: bool = False       # promoted although its checks had failed
     id: str = ""
+    facts: dict = field(default_factory=dict)  # of a retrain: its window, rows, metric
     number: int = 0
     state: str = "pending"     # pending, done, or "failed: why"
 
     def to_json(self) -> str:
-        facts = {k: v for k, v in asdict(self).items() if k not in ("number", "state")}
+        facts = {k: v for k, v in asdict(self).items() if k not in ("number", "state") and (k != "facts" or v)}
         return json.dumps({**facts, "time": self.time.isoformat()}, ensure_ascii=False)
 
     @classmethod
@@ -696,9 +697,11 @@ class Event:
         return cls(**{**known, "time": datetime.fromisoformat(facts["time"]), "number": number, "state": state})
 
 # %% ../nbs/12_registry.ipynb #047be5b0
+_NO_MOVES = "refused", "retrain"
+
 def _effective(events: list[Event], alias: str) -> list[Event]:
     "The events that moved `alias`, in order."
-    return [e for e in events if e.alias == alias and e.action != "refused" and not e.state.startswith("failed")]
+    return [e for e in events if e.alias == alias and e.action not in _NO_MOVES and not e.state.startswith("failed")]
 
 def _pile(events: list[Event], alias: str) -> list[str | None]:
     "The versions that a rollback uncovers, the current one last."
@@ -796,7 +799,7 @@ def _finish(client: object, name: str, run_id: str) -> list[Event]:
 def _made(client: object, name: str, event: Event) -> str:
     "Make a move that someone began: its state."
     from mlflow.exceptions import MlflowException
-    if event.action in ("moved", "refused"): return "done"
+    if event.action in ("moved", *_NO_MOVES): return "done"
     try: _point(client, name, event.alias, event.version)
     except MlflowException as e:
         if e.error_code != "RESOURCE_DOES_NOT_EXIST": raise
@@ -1416,3 +1419,37 @@ def _undo(client, name, run_id, model_id, version) -> None:
             step()
         except Exception as e:
             warnings.warn(f"run {run_id} of {name} is left unfinished in the registry: {_short(e)}", stacklevel=2)
+
+# %% ../nbs/12_registry.ipynb #rtr00002
+def record_retrain(
+    name: str,                # a registered model
+    *,
+    reason: str,              # what was trained, on which window, compared how, refused why
+    version: str | None = None,   # that was registered; None: none was
+    champion: str | None = None,  # that it was compared with
+    facts: dict | None = None,    # JSON-able, for the next retrain
+    checks_passed: bool | None = None,
+    who: str | None = None,
+    uri: str | None = None,   # of the registry; default: `tracking_uri()`
+) -> bool:                    # False: the record says so already
+    "Write down what became of a retrain."
+    with _talk(uri) as (client, uri):
+        run_id = _record_of(client, uri, _check_name(name), create=True)
+        told = dict(action="retrain", alias="challenger", version=version, previous=champion, facts=facts or {},
+                    reason=_checked_reason(reason[:2000]), checks_passed=checks_passed, who=who or _who(uri))
+        for _ in range(50):
+            events = _finish(client, name, run_id)
+            if version is None and events and (events[-1].action, events[-1].reason) == ("retrain", told["reason"]): return False
+            if event := _append(client, run_id, events, **told):
+                _end(client, run_id, event, "done")
+                return True
+        raise RegistryError(f"the history of {name!r} is being written by many at once: try again")
+
+def retrains(
+    name: str,                # a registered model
+    *,
+    uri: str | None = None,   # of the registry; default: `tracking_uri()`
+) -> list[Event]:             # oldest first
+    "What `record_retrain` wrote, with its facts."
+    with _talk(uri) as (client, uri):
+        return [e for e in _events(client, _record_of(client, uri, _check_name(name))) if e.action == "retrain"]
