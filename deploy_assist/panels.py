@@ -6,8 +6,8 @@
 __all__ = ['literal', 'Call', 'when', 'word', 'news_html', 'offer', 'Section', 'Panel', 'Shelf', 'read_shelf', 'versions_html',
            'history_html', 'Facts', 'read_facts', 'metric_words', 'side_by_side', 'RegistryPanel', 'redraw', 'compare',
            'plain_table', 'summary', 'registry_panel', 'drifted', 'quality_of', 'trends', 'verdict_word', 'span_of',
-           'verdicts_html', 'schedules_html', 'runs_html', 'MonitorPanel', 'cancel', 'wait', 'open_report',
-           'close_report', 'monitor_panel']
+           'verdicts_html', 'retrains_html', 'schedules_html', 'runs_html', 'MonitorPanel', 'cancel', 'wait',
+           'open_report', 'close_report', 'monitor_panel']
 
 # %% ../nbs/305_panels.ipynb #860d8fdd
 import json
@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from .errors import ConfigError, DeployAssistError, RegistryError
-from .registry import _pile, history, resolve, versions
+from .registry import _pile, history, resolve, retrains, versions
 from .report import MARKS, past_reports, sparkline
 from .schema import Schema
 from .widgets import (Face, Job, Markup, button, code_html, error_html, fold, html, link, named, progress_html, row, table,
@@ -101,8 +101,8 @@ class Section:
         self.go = button(title, lambda: act(self), "da-go", f"da-{name}")
         for part in self.parts.values(): part.observe(lambda change: self.show(), "value")
         form = named(toolkit().VBox([named(toolkit().HBox([p]), "da-field") for p in self.parts.values()]), "da-body")
-        self.more = toolkit().VBox()
-        self.box = named(toolkit().VBox([self.head, self.note, form, self.code, row(self.go), self.said, self.more]),
+        self.work, self.more = toolkit().VBox(), toolkit().VBox()  # what runs; what else belongs here
+        self.box = named(toolkit().VBox([self.head, self.note, form, self.code, row(self.go), self.work, self.said, self.more]),
                          "da-step", f"da-in-{name}")
 
     def show(self) -> None:
@@ -163,6 +163,10 @@ def read_shelf(
     "What the registry says now. Raises `RegistryError` when it is away or has no such model."
     return Shelf(name, versions(name, uri=uri), history(name, uri=uri))
 
+def _cell(said: str, words: str) -> Markup:
+    "What a cell says, and below it, more quietly, more."
+    return Markup("<br>".join(filter(None, (escape(said), words and f"<span class='da-quiet'>{escape(words)}</span>"))))
+
 _checks = {True: ("checks passed", "done"), False: ("checks failed", "failed"), None: ("checks not run", "waiting")}
 
 def versions_html(
@@ -170,15 +174,17 @@ def versions_html(
     most: int = 12,  # shown; the others are folded
 ) -> str:
     "The versions, newest first."
-    head = ("Version", "Aliases", "Checks", "Registered", "Hash", "Commit", "About")
-    rows = [(v.version, v.aliases, word(*_checks[shelf.passed(v.version)]), when(v.created), (v.hash or "")[:10],
-             (v.git_commit or "")[:8], v.description) for v in shelf.versions.itertuples()]
+    head = ("Version", "Checks", "Registered", "About")
+    def made(v): return ", ".join(f"{k} {x[:10]}" for k, x in (("hash", v.hash), ("commit", v.git_commit)) if x)
+    rows = [(_cell(v.version, v.aliases), word(*_checks[shelf.passed(v.version)]), when(v.created), _cell(v.description, made(v)))
+            for v in shelf.versions.itertuples()]
     older = fold(f"{len(rows) - most} older versions", table(rows[most:], head)) if len(rows) > most else ""
     return table(rows[:most], head) + older if rows else "<p>No versions yet: register(release) makes the first.</p>"
 
 def _move_said(e: Any) -> str:
     now, was = (v if isinstance(v, str) else None for v in (e.version, e.previous))
     if e.action == "refused": return f"version {now} refused; version {was} goes on" if was else f"version {now} refused"
+    if e.action == "retrain": return f"version {now} compared with {was}" if now else f"version {was} stays"
     if now is None: return f"was version {was}, gone now"
     return f"version {now}" + (f", before it {was}" if was else "")
 
@@ -191,9 +197,9 @@ def history_html(
         if e.forced: return "failed, promoted although"
         return "not run" if pd.isna(e.checks_passed) else "passed" if e.checks_passed else "failed"
     def state(e): return "" if e.state == "done" else f" ({e.state})"
-    rows = [(when(e.time), f"{e.action}{state(e)}", e.alias, _move_said(e), e.who, e.reason, checked(e))
+    rows = [(_cell(f"{e.action} {e.alias}{state(e)}", when(e.time)), _cell(_move_said(e), f"checks {checked(e)}"), e.who, e.reason)
             for e in events.iloc[::-1].itertuples()]
-    head = ("When", "What", "Alias", "Points at", "Who", "Why", "Checks")
+    head = ("What and when", "Version", "Who", "Why")
     if not rows: return "<p>Nothing was moved yet.</p>"
     return table(rows[:most], head) + (fold(f"{len(rows) - most} earlier", table(rows[most:], head)) if len(rows) > most else "")
 
@@ -247,8 +253,7 @@ def _value(m: Mapping | None) -> str:
     ends = "" if m.get("low") is None or m.get("high") is None else f" [{m['low']:.3g}, {m['high']:.3g}]"
     return f"{m['value']:.4g}{ends}"
 
-def _cell(said: str, words: str) -> Markup:
-    return Markup(f"{escape(said)}<br><span class='da-quiet'>{escape(words)}</span>" if words else escape(said))
+
 
 def _counted(n: int | None, base: int | None) -> str:
     if n is None or base is None or n == base: return "the same" if n == base else ""
@@ -295,7 +300,7 @@ class RegistryPanel(Panel):
         *,
         uri: str | None = None,
     ):
-        self.name, self.uri, self.shelf, self._facts = name, uri, read_shelf(name, uri=uri), {}
+        self.name, self.uri, self.shelf, self._facts, self._offered = name, uri, read_shelf(name, uri=uri), {}, ""
         w = toolkit()
         self.list, self.choice, self.compared, self.past = html(), named(w.HBox(), "da-buttons"), html(), html()
         version = w.Dropdown(description="Version", style=wide, layout=dict(width="300px", max_width="100%"))
@@ -346,6 +351,7 @@ def redraw(self: RegistryPanel) -> None:
                                f"within seconds.</p>" if shelf.before else "<p>There is no version to go back to.</p>")
     self.promoting.show(), self.rolling.show()
     self._choices()
+    self._waiting()
     self.show_summary()
 
 def _choices(self: RegistryPanel, most: int = 12) -> None:
@@ -378,7 +384,20 @@ def compare(self: RegistryPanel) -> None:
     self.compared.value = "".join(missing) + (side_by_side(found, names) if len(found) > 1 else "" if missing else
                                               "<p>Tick two or more versions.</p>")
 
+def _waiting(self: RegistryPanel) -> None:
+    "A retrain that waits for a person: what it found, and its reason in the form."
+    done = retrains(self.name, uri=self.uri)
+    last = done[-1] if done and done[-1].facts.get("decision") == "ready" and done[-1].version == self.shelf.at("challenger") else None
+    waits = last is not None and last.version != self.shelf.at("champion")
+    self.promoting.note.value = news_html(f"<b>The retrain of {when(last.time)} waits for a person.</b> Version {escape(last.version)}: "
+                                          f"{escape(last.reason)}") if waits else ""
+    version, reason = (self.promoting.parts[k] for k in ("version", "reason"))
+    if waits and not reason.value and last.id != self._offered:  # once: what a person emptied stays empty
+        self._offered, version.value = last.id, last.version
+        reason.value = f"retrained: {last.reason}"[:2000]
+
 RegistryPanel.redraw, RegistryPanel._choices, RegistryPanel.compare = redraw, _choices, compare
+RegistryPanel._waiting = _waiting
 
 # %% ../nbs/305_panels.ipynb #01f364be
 def _promotion(self: RegistryPanel, **forced) -> Call:
@@ -563,6 +582,16 @@ def verdicts_html(
     return table(rows[:most], head) + (fold(f"{len(rows) - most} earlier", table(rows[most:], head)) if len(rows) > most else "")
 
 # %% ../nbs/305_panels.ipynb #aa3f03f6
+def retrains_html(
+    done: Sequence[Any],  # of `registry.retrains`, oldest first
+    most: int = 3,
+) -> str:
+    "What became of the last retrains."
+    rows = [(when(e.time), word(str(e.facts.get("decision", "done"))), e.version or "none", e.reason) for e in reversed(done)]
+    head = ("When", "Decision", "Version", "How")
+    if not rows: return "<p>Not retrained yet. It trains on the labelled rows of the log and compares with the champion.</p>"
+    return table(rows[:most], head) + (fold(f"{len(rows) - most} earlier", table(rows[most:], head)) if len(rows) > most else "")
+
 def schedules_html(found: Sequence[Any]) -> str:
     "What is scheduled for a model."
     rows = [(s.cron, s.timezone, str(s.window), when(s.next), s.id) for s in found]
@@ -592,9 +621,10 @@ class MonitorPanel(Panel):
         w = toolkit()
         self.verdicts, self.tiles, self.progress = html(), html(), html()
         self.running = Section("Run now", dict(window=text_box("Window", window)), self._report_call, lambda: "Run now",
-                               lambda s: self._start(self._report_call(), self._reported), "run")
+                               lambda s: self._start(s, self._report_call(), self._reported), "run")
+        self.training = Section("Retrain", {}, self._retrain_call, lambda: "Retrain now",
+                                lambda s: self._start(s, self._retrain_call(), self._retrained), "retrain")
         self.stop = button("Cancel", self.cancel, "da-plain", "da-cancel")
-        self.running.more.children = (self.progress,)
         self.which = w.Dropdown(description="Report", style=wide, layout=dict(width="480px", max_width="100%"))
         self.shown = html()
         self.open = button("Open here", self.open_report, "da-plain", "da-show")
@@ -607,11 +637,10 @@ class MonitorPanel(Panel):
                               lambda s: self._now(self._schedule_call(), "Scheduled."), "schedule")
         self.removed = w.Dropdown(description="Scheduled", style=wide, layout=dict(width="480px", max_width="100%"))
         self.remove = button("Remove", self._remove, "da-plain", "da-remove")
-        self.due = button("Run what is due", lambda: self._start(self._due_call(), self._ran_due), "da-plain", "da-due")
-        self.adding.note.value = ""
+        self.due = button("Run what is due", lambda: self._start(self.adding, self._due_call(), self._ran_due), "da-plain", "da-due")
         self.adding.more.children = (row(self.removed, self.remove), row(self.due), self.ledger)
         first = named(w.VBox([html("<h3>Verdicts</h3>", "da-head"), self.tiles, self.verdicts]), "da-step", "da-verdicts")
-        self.build(first, self.reading, self.running.box, self.adding.box, kind="da-monitor")
+        self.build(first, self.reading, self.running.box, self.adding.box, self.training.box, kind="da-monitor")
         self.redraw()
 
     def _more(self) -> dict: return {} if self.log is None else {"log": self.log}
@@ -627,6 +656,8 @@ class MonitorPanel(Panel):
 
     def _due_call(self) -> Call: return Call("run_due", (), self._more(), "schedule")
 
+    def _retrain_call(self) -> Call: return Call("retrain", (self.name,), self._more())
+
 # %% ../nbs/305_panels.ipynb #70279899
 def redraw(self: MonitorPanel) -> None:
     "Read reports and schedule again and draw them."
@@ -640,8 +671,9 @@ def redraw(self: MonitorPanel) -> None:
     self.verdicts.value = verdicts_html(self.reports)
     offer(self.which, [(f"{span_of(r)}: {r['action']}", r["file"]) for r in reversed(self.reports)], "none yet")
     self.open.disabled = not self.reports
-    self.running.show(), self.adding.show()
+    for section in (self.running, self.adding, self.training): section.show()
     self._draw_schedule()
+    self._draw_retrains()
     self.show_summary()
 
 def _draw_schedule(self: MonitorPanel) -> None:
@@ -656,7 +688,12 @@ def _draw_schedule(self: MonitorPanel) -> None:
     offer(self.removed, [(f"{s.cron} {s.timezone}, {s.id}", s.id) for s in self.schedules], "none")
     self.remove.disabled = not self.schedules
 
-MonitorPanel.redraw, MonitorPanel._draw_schedule = redraw, _draw_schedule
+def _draw_retrains(self: MonitorPanel) -> None:
+    try: done = retrains(self.name)
+    except DeployAssistError as e: self.training.note.value = f"<p>There is nothing to retrain yet: {escape(str(e))}</p>"
+    else: self.training.note.value = retrains_html(done)
+
+MonitorPanel.redraw, MonitorPanel._draw_schedule, MonitorPanel._draw_retrains = redraw, _draw_schedule, _draw_retrains
 
 # %% ../nbs/305_panels.ipynb #a411832d
 def _now(self: MonitorPanel, call: Call, said: str) -> None:
@@ -671,28 +708,30 @@ def _now(self: MonitorPanel, call: Call, said: str) -> None:
 def _remove(self: MonitorPanel) -> None:
     if self.removed.value: self._now(Call("remove", (self.removed.value,), self._more(), "schedule"), "Removed from the schedule.")
 
-def _start(self: MonitorPanel, call: Call, said: Callable[[Any], str]) -> None:
+def _busy(self: MonitorPanel, on: bool) -> None:
+    "One thing runs at a time."
+    for b in (self.running.go, self.training.go, self.due): b.disabled = on
+
+def _start(self: MonitorPanel, section: Section, call: Call, said: Callable[[Any], str]) -> None:
     "Run a call in the background; `said` puts its result into words."
-    if self.job and not self.job.over.is_set(): return
-    self.running.said.value, self.running.go.disabled, self.due.disabled = "", True, True
-    self.running.more.children = (self.progress, row(self.stop))
+    if self.job and self.job.thread.is_alive(): return
+    self._busy(True)
+    section.said.value, section.work.children = "", (self.progress, row(self.stop))
     def tick(job): self.progress.value = progress_html(job)
     def work(job):
         job.note = f"{call.verb} runs; the kernel is free for other cells"
         tick(job)
         return call.run()
-    self.job = Job(work, lambda job, result, error: self._ended(call, said, result, error), tick).start()
+    self.job = Job(work, lambda job, result, error: self._ended(section, call, said, result, error), tick).start()
 
-def _ended(self: MonitorPanel, call: Call, said: Callable[[Any], str], result: Any, error: BaseException | None) -> None:
-    self.running.more.children, self.progress.value = (self.progress,), ""
-    self.running.go.disabled = self.due.disabled = False
-    if error is None:
-        self.did(call)
-        self.redraw()
-        self.running.said.value = news_html(said(result))
-    else:
-        self.running.said.value = error_html(error, "Run now")
-        self.redraw()
+def _ended(
+    self: MonitorPanel, section: Section, call: Call, said: Callable[[Any], str], result: Any, error: BaseException | None
+) -> None:
+    section.work.children = ()
+    if error is None: self.did(call)
+    self.redraw()
+    section.said.value = news_html(said(result)) if error is None else error_html(error, section.go.description)
+    self._busy(False)
 
 def _reported(self: MonitorPanel, report: Any) -> str:
     self.which.value = report.html.stem
@@ -713,6 +752,11 @@ def wait(
     if self.job: self.job.thread.join(timeout_s)
     return self
 
+def _retrained(self: MonitorPanel, r: Any) -> str:
+    then = code_html(Call("registry_panel", (self.name,)).code, "Look at it and decide") if r.decision == "ready" else ""
+    return "".join(f"<p>{escape(line)}</p>" for line in str(r).splitlines()) + then
+
+MonitorPanel._busy, MonitorPanel._retrained = _busy, _retrained
 MonitorPanel._now, MonitorPanel._remove, MonitorPanel._start, MonitorPanel._ended = _now, _remove, _start, _ended
 MonitorPanel._reported, MonitorPanel._ran_due, MonitorPanel.cancel, MonitorPanel.wait = _reported, _ran_due, cancel, wait
 
