@@ -182,7 +182,7 @@ def _look_at_places() -> Iterator[Health]:
         if not _is_writable(folder): yield Health(what, "fail", f"{folder} is not writable", mend); continue
         free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free / 1e9
         if free > 1: yield Health(what, "ok", f"{folder} is writable, {free:.1f} GB free")
-        else: yield Health(what, "warn" if free > .1 else "fail", f"{folder}: {free:.2f} GB free", "make room for log and reports")
+        else: yield Health(what, "warn" if free > .1 else "fail", f"{folder}: {free:.2f} GB free", "make room for the log")
 
 # %% ../nbs/292_doctor.ipynb #85c12ccd
 def is_free(

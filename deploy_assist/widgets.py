@@ -76,9 +76,27 @@ def cancel(self: Job) -> None:
     with self._gate:
         if self.over.is_set() or self.cancelled: return
         self.cancelled = True
+        _listen(self)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread.ident), ctypes.py_object(Cancelled))
 
 Job._run, Job._ticks, Job.cancel = _run, _ticks, cancel
+
+# %% ../nbs/296_widgets.ipynb #again002
+def _send(job: Job) -> None:
+    with job._gate:
+        if not job.over.is_set():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(job.thread.ident), ctypes.py_object(Cancelled))
+
+def _listen(job: Job) -> None:
+    "Send a job's `Cancelled` again whenever Python drops it."
+    job.thread.job, before = job, sys.unraisablehook
+    if getattr(before, "resends", False): return
+    def hook(args):
+        mine = getattr(threading.current_thread(), "job", None)
+        if mine and args.exc_type is Cancelled: threading.Timer(.02, _send, [mine]).start()  # not into this very hook
+        else: before(args)
+    hook.resends = True
+    sys.unraisablehook = hook
 
 # %% ../nbs/296_widgets.ipynb #0d56d420
 CSS = """

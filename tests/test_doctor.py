@@ -30,9 +30,9 @@ def test_content_here(sh):
     code, out, err = sh("doctor", "--json")
     said = {health["what"]: health for health in json.loads(out)}
     assert code == 0, [health for health in said.values() if health["status"] == "fail"]
-    assert {"Python", "base packages", "extra notebook", "widgets in JupyterLab", "anywidget in JupyterLab", "kernels", "registry",
-            "prediction log", "this folder", "home of deploy_assist", "clock", "time zones", "port 8000", "port 5000", "JupyterHub",
-            "Chromium"} <= set(said)
+    assert {"Python", "base packages", "extra notebook", "widgets in JupyterLab", "anywidget in JupyterLab", "kernels",
+            "registry", "prediction log", "this folder", "home of deploy_assist", "clock", "time zones", "port 8000", "port 5000",
+            "JupyterHub", "Chromium"} <= set(said)
     assert "this Python" in said["kernels"]["found"] and "not needed" in said["Chromium"]["found"]
     assert not list(Path().iterdir()), "it made something"
 
@@ -59,7 +59,8 @@ def test_everything_broken_at_once(sh, monkeypatch, tmp_path):
         at = next(i for i, line in enumerate(lines) if line.startswith(f"{status:<5} {what} "))
         assert lines[at + 1].strip().startswith("to mend: "), what
         return " ".join(lines[at:at + 2])
-    assert "takes version 3.1.0" in told("widgets in JupyterLab", "fail") and "remove that folder" in told("widgets in JupyterLab", "fail")
+    widgets = told("widgets in JupyterLab", "fail")
+    assert "takes version 3.1.0" in widgets and "remove that folder" in widgets
     assert "ipykernel install" in told("kernels", "fail") and "kernelspec remove" in told("kernel python3", "warn")
     assert "DEPLOY_ASSIST_HOME" in told("home of deploy_assist", "fail")
     assert "MLFLOW_TRACKING_URI" in told("registry", "fail") and "out of reach" in told("registry", "fail")
@@ -84,9 +85,9 @@ def test_an_extension_that_is_turned_off_or_gone(monkeypatch, tmp_path):
 
 def test_stores_that_are_no_stores(monkeypatch, tmp_path):
     (tmp_path / "notes.db").write_text("dear diary, this is no database")
-    for url, words in {f"sqlite:///{tmp_path}/notes.db": "not an SQLite database", f"sqlite:///{tmp_path}": "is a folder",
-                       "nonsense": "not the address", "oracle+none://a:secret@b/c": "", f"sqlite:///{tmp_path}/notes.db/x": "cannot"
-                       }.items():
+    bad = {f"sqlite:///{tmp_path}/notes.db": "not an SQLite database", f"sqlite:///{tmp_path}": "is a folder",
+           "nonsense": "not the address", "oracle+none://a:secret@b/c": "", f"sqlite:///{tmp_path}/notes.db/x": "cannot"}
+    for url, words in bad.items():
         monkeypatch.setenv("DEPLOY_ASSIST_LOG_URL", url)
         said = found()["prediction log"]
         assert said.status == "fail" and words in said.found and said.mend and "secret" not in said.found, url
