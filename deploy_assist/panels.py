@@ -455,8 +455,8 @@ def _refuse(self: RegistryPanel, section: Section, version: str) -> None:
     look = code_html(f"deploy-assist check models:/{self.name}/{version}", "Command line", "bash", insert=False)
     said = f"Version {version} was not promoted: it {why[0] if why else 'failed its checks'}."
     section.said.value = (f"<div class='da-error' role='alert'><p><b>{said}</b></p><p>Next: see how to mend it, mend it, and "
-                          f"register again.</p>{look}<p>Or promote it although they failed. The history keeps that, with the reason "
-                          "below.</p></div>")
+                          f"register again.</p>{look}<p>Or promote it although they failed. The history keeps that, with the "
+                          "reason below.</p></div>")
     self._show_anyway()
 
 def _show_anyway(self: RegistryPanel) -> None:
