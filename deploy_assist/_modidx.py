@@ -995,6 +995,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'deploy_assist.panels.compare': ('panels.html#compare', 'deploy_assist/panels.py'),
                                       'deploy_assist.panels.drifted': ('panels.html#drifted', 'deploy_assist/panels.py'),
                                       'deploy_assist.panels.history_html': ('panels.html#history_html', 'deploy_assist/panels.py'),
+                                      'deploy_assist.panels.last_due': ('panels.html#last_due', 'deploy_assist/panels.py'),
                                       'deploy_assist.panels.literal': ('panels.html#literal', 'deploy_assist/panels.py'),
                                       'deploy_assist.panels.metric_words': ('panels.html#metric_words', 'deploy_assist/panels.py'),
                                       'deploy_assist.panels.monitor_panel': ('panels.html#monitor_panel', 'deploy_assist/panels.py'),

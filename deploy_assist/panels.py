@@ -6,15 +6,15 @@
 __all__ = ['literal', 'Call', 'when', 'word', 'news_html', 'offer', 'card', 'Section', 'Panel', 'Shelf', 'read_shelf',
            'versions_html', 'history_html', 'Facts', 'read_facts', 'metric_words', 'side_by_side', 'RegistryPanel',
            'redraw', 'compare', 'plain_table', 'summary', 'registry_panel', 'drifted', 'quality_of', 'trends',
-           'verdict_word', 'span_of', 'verdicts_html', 'retrains_html', 'schedules_html', 'runs_html', 'MonitorPanel',
-           'cancel', 'wait', 'open_report', 'close_report', 'monitor_panel']
+           'verdict_word', 'span_of', 'verdicts_html', 'retrains_html', 'last_due', 'schedules_html', 'runs_html',
+           'MonitorPanel', 'cancel', 'wait', 'open_report', 'close_report', 'monitor_panel']
 
 # %% ../nbs/305_panels.ipynb #860d8fdd
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -83,7 +83,7 @@ def offer(
     "Give a dropdown its options anew; what was chosen stays chosen as long as it is there."
     chosen, there = dropdown.value, [v for _, v in options]
     dropdown.options = options or [(none, None)]
-    dropdown.value = chosen if chosen in there else usual if usual in there else there[0] if there else None
+    dropdown.index = there.index(chosen if chosen in there else usual) if {chosen, usual} & {*there} else 0
 
 def card(title: str, *parts: Any, name: str) -> Any:
     "A box with a heading."
@@ -600,11 +600,29 @@ def retrains_html(
     if not rows: return "<p>Not retrained yet. It trains on the labelled rows of the log and compares with the champion.</p>"
     return table(rows[:most], head) + (fold(f"{len(rows) - most} earlier", table(rows[most:], head)) if len(rows) > most else "")
 
-def schedules_html(found: Sequence[Any]) -> str:
-    "What is scheduled for a model."
-    rows = [(s.cron, s.timezone, str(s.window), when(s.next), s.id) for s in found]
+def last_due(
+    s: Any,             # a `Schedule`
+    ran: pd.DataFrame,  # of `schedule.runs`
+    now: datetime,
+) -> str:
+    "Is the report there that was due last?"
+    due = s.times.before(now)
+    if s.created is None or due <= s.created: return "none was due yet"
+    start = s.slot(due)[0]
+    mine = ran[[r.schedule == s.id and pd.Timestamp(r.window_start) == start for r in ran.itertuples()]] if len(ran) else ran
+    state = mine["state"].iloc[0] if len(mine) else "not begun"
+    return f"there, due {when(due)}" if state == "done" else f"missing, due {when(due)}: {state}"
+
+def schedules_html(
+    found: Sequence[Any],               # `Schedule`s
+    ran: pd.DataFrame | None = None,
+    now: datetime | None = None,        # default: the clock
+) -> str:
+    "What is scheduled for a model, and whether its last report is there."
+    ran, now = pd.DataFrame() if ran is None else ran, now or datetime.now(UTC)
+    rows = [(_cell(s.cron, s.timezone), s.window or "between two times", when(s.next), last_due(s, ran, now), s.id) for s in found]
     if not rows: return "<p>No report is scheduled for this model.</p>"
-    return table(rows, ("Cron", "Time zone", "Window", "Next run", "Id"))
+    return table(rows, ("Cron", "Window", "Next run", "Last report", "Id"))
 
 # %% ../nbs/305_panels.ipynb #3f3ed545
 def runs_html(
@@ -612,8 +630,13 @@ def runs_html(
 ) -> str:
     "The last runs and how they ended."
     if ran.empty: return "<p>Nothing of the schedule ran yet.</p>"
-    def cell(v): return when(v) if isinstance(v, (datetime, pd.Timestamp)) else "" if v is None or v is pd.NaT else str(v)
-    return "<h4>Last runs</h4>" + table([[cell(v) for v in r] for r in ran.itertuples(index=False)], [*map(str, ran.columns)])
+    def said(r): return f"exit code {r.exit_code:.0f}, attempt {r.attempt}" if pd.notna(r.exit_code) else f"attempt {r.attempt}"
+    def span(r): return _cell(f"{when(r.window_start).removesuffix(' UTC')} to {when(r.window_end)}", f"ended {when(r.ended)}")
+    def known(v): return isinstance(v, str) and v != ""
+    rows = [(span(r), word(r.state, {"done": "done", "broken": "failed"}.get(r.state, "waiting")),
+             verdict_word(r.action) if known(r.action) else "", _cell(r.error if known(r.error) else "", said(r)))
+            for r in ran.itertuples()]
+    return "<h4>Last runs</h4>" + table(rows, ("Window", "State", "Verdict", "How it ended"))
 
 # %% ../nbs/305_panels.ipynb #f9bb2e68
 class MonitorPanel(Panel):
@@ -690,8 +713,9 @@ def _draw_schedule(self: MonitorPanel) -> None:
     from deploy_assist.schedule import list_schedules, runs
     try:
         self.schedules = [s for s in list_schedules(self.log) if s.name == self.name]
-        self.adding.note.value, ran = schedules_html(self.schedules), runs(self.name, log=self.log, limit=10)
-    except (DeployAssistError, NotImplementedError) as e:
+        ran = runs(self.name, log=self.log, limit=10)
+        self.adding.note.value = schedules_html(self.schedules, ran)
+    except DeployAssistError as e:
         self.schedules, ran = [], None
         self.adding.note.value = f"<div class='da-error' role='alert'>The schedule cannot be read: {escape(str(e))}</div>"
     self.ledger.value = "" if ran is None else runs_html(ran)

@@ -7,14 +7,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
 
+import pandas as pd
 import pytest
 from lab import Lab, run_all
 
 from deploy_assist import PredictionLog, RegistryError, history, monitor_panel, promote, register, registry_panel
-from deploy_assist.panels import Call, Facts, quality_of, side_by_side, trends
+from deploy_assist.panels import Call, Facts, quality_of, runs_html, schedules_html, side_by_side, trends
 from deploy_assist.predictions import Batch, Request
 from deploy_assist.registry import record_checks, record_retrain
-from deploy_assist.schedule import list_schedules
+from deploy_assist.schedule import Schedule, list_schedules
 from deploy_assist.schema import Column, Schema
 
 
@@ -255,13 +256,11 @@ def test_retrain_without_labels_says_what_is_missing(monitor):
     assert "rejected" in text(monitor.training.note) and monitor.calls[-1].line == 'retrain("patients")'
 
 
-@pytest.mark.xfail(raises=NotImplementedError, strict=True, reason="the schedule is still to come")
 def test_schedule_run_due_and_remove(monitor):
-    list_schedules()
     assert "No report is scheduled" in text(monitor.adding.box)
     fill(monitor.adding, cron="every day")
     monitor.adding.go.click()
-    assert "every day" in text(monitor.adding.said) and not list_schedules()
+    assert "every day" in text(monitor.adding.said) and not list_schedules() and not monitor.calls
     fill(monitor.adding, cron="0 6 * * *", timezone="Europe/Berlin")
     monitor.adding.go.click()
     made, = list_schedules()
@@ -269,9 +268,25 @@ def test_schedule_run_due_and_remove(monitor):
     assert made.id in text(monitor.adding.note)
     monitor.due.click()
     monitor.wait()
-    assert "Nothing was due" in text(monitor.adding.said) or "made" in text(monitor.adding.said)
+    assert "Nothing was due" in text(monitor.adding.said) and "Nothing of the schedule ran yet" in text(monitor.ledger)
+    assert [call.verb for call in monitor.calls] == ["schedule", "run_due"]
     monitor.remove.click()
     assert not list_schedules() and "No report is scheduled" in text(monitor.adding.box)
+
+
+def test_runs_that_ended_well_badly_and_never():
+    made = Schedule("s1", "patients", "0 6 * * *", created=datetime(2026, 3, 1, tzinfo=UTC))
+    now = datetime(2026, 3, 3, 12, tzinfo=UTC)
+    start, end = made.slot(datetime(2026, 3, 3, 6, tzinfo=UTC))
+    told = dict(window_start=start, window_end=end, ended=now, attempt=1, schedule="s1")
+    done, broken = (told | dict(state="done", action="watch", exit_code=10, error=None),
+                    told | dict(state="broken", action=None, exit_code=1, error="<killed>", attempt=3))
+    said = runs_html(pd.DataFrame([done, broken]))
+    for words in ("watch", "exit code 10", "&lt;killed&gt;", "attempt 3", "broken"): assert words in said, words
+    assert "there, due 2026-03-03 06:00" in schedules_html([made], pd.DataFrame([done]), now)
+    assert "missing, due 2026-03-03 06:00 UTC: broken" in schedules_html([made], pd.DataFrame([broken]), now)
+    assert "missing, due 2026-03-03 06:00 UTC: not begun" in schedules_html([made], pd.DataFrame(), now)
+    assert "none was due yet" in schedules_html([made], pd.DataFrame(), datetime(2026, 3, 1, 1, tzinfo=UTC))
 
 
 def test_tiles_of_old_and_odd_reports():
