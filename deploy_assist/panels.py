@@ -620,7 +620,8 @@ def schedules_html(
 ) -> str:
     "What is scheduled for a model, and whether its last report is there."
     ran, now = pd.DataFrame() if ran is None else ran, now or datetime.now(UTC)
-    rows = [(_cell(s.cron, s.timezone), s.window or "between two times", when(s.next), last_due(s, ran, now), s.id) for s in found]
+    rows = [(_cell(s.cron, s.timezone), s.window or "between two times", when(s.next), last_due(s, ran, now), s.id)
+            for s in found]
     if not rows: return "<p>No report is scheduled for this model.</p>"
     return table(rows, ("Cron", "Window", "Next run", "Last report", "Id"))
 
