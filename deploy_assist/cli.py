@@ -4,27 +4,24 @@
 
 # %% auto #0
 __all__ = ['report_codes', 'retrain_codes', 'Answer', 'plain', 'cli', 'command', 'run', 'main', 'until_stopped', 'keys',
-           'tutorial', 'Health', 'doctor']
+           'tutorial']
 
 # %% ../nbs/31_cli.ipynb #2f2e7d10
 import inspect
 import json
 import math
 import os
-import platform
 import re
 import shutil
 import signal
-import socket
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import import_module, metadata, util
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -419,16 +416,10 @@ def until_stopped(
 # %% ../nbs/31_cli.ipynb #5e24c112
 _host = click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; others need a key.")
 
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try: s.bind((host, port))
-        except OSError: return False
-    return True
-
 def _choose(port: int | None, usual: int, host: str = "127.0.0.1") -> int:
     "The port that was asked for, else the usual one, else (0) any free one."
-    return port if port is not None else usual if _is_free(host, usual) else 0
+    from deploy_assist.doctor import is_free
+    return port if port is not None else usual if is_free(host, usual) else 0
 
 # %% ../nbs/31_cli.ipynb #abaf35e5
 def _key_in(file: Path) -> str:
@@ -795,157 +786,6 @@ def _lab(folder: Path, port: int, no_browser: bool) -> Answer:
     value = dict(notebook=str(notebook), command=line)
     return Answer(value, f"opening {notebook}", stay=lambda: os.execv(line[0], line))
 
-# %% ../nbs/31_cli.ipynb #ff09416e
-@dataclass(frozen=True)
-class Health:
-    "One thing that the doctor looked at."
-    what: str
-    status: str     # "ok", "warn" (something optional is not there) or "fail" (something needed is broken)
-    found: str
-    mend: str = ""  # what to do
-
-# %% ../nbs/31_cli.ipynb #0ac8bab2
-def _version_of(package: str) -> str | None:
-    try: return metadata.version(package)
-    except metadata.PackageNotFoundError: return None
-
-def _missing(wanted: Iterable[str]) -> list[str]:
-    "Requirements (without markers) that are not installed, or installed in a version that does not fit."
-    try: from packaging.requirements import Requirement
-    except ImportError: Requirement = None
-    bad = []
-    for line in wanted:
-        name = re.match(r"[\w.-]+", line)[0]
-        version = _version_of(name)
-        if version is None: bad.append(name)
-        elif Requirement and not Requirement(line).specifier.contains(version, prereleases=True):
-            bad.append(f"{line} (is {version})")
-    return bad
-
-def _requirements() -> dict[str, list[str]]:
-    "Extra -> what it asks for; the base is the empty name."
-    found: dict[str, list[str]] = {"": []}
-    for line in metadata.requires("deploy_assist") or []:
-        need_of, _, marker = line.partition(";")
-        extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
-        if re.match(r"deploy[-_]assist\b", need_of) or ("sys_platform" in marker and sys.platform == "win32"): continue
-        found.setdefault(extra[1] if extra else "", []).append(need_of.strip())
-    return found
-
-def _look_at_packages() -> Iterator[Health]:
-    for extra, wanted in _requirements().items():
-        bad = _missing(wanted)
-        package = f"deploy_assist[{extra}]" if extra else "deploy_assist"
-        what = f"extra {extra}" if extra else "base packages"
-        status = "warn" if extra else "fail"
-        if bad: yield Health(what, status, f"missing: {', '.join(bad)}", f'pip install "{package}"')
-        else: yield Health(what, "ok", f"{len(wanted)} packages")
-
-# %% ../nbs/31_cli.ipynb #9b8c88d2
-def _look_at_imports() -> Iterator[Health]:
-    packages = {
-        "numpy": "numpy",
-        "pandas": "pandas",
-        "pyarrow": "pyarrow",
-        "sklearn": "scikit-learn",
-        "skops.io": "skops",
-        "sqlalchemy": "sqlalchemy",
-        "adbc_driver_sqlite": "adbc-driver-sqlite",
-        "uvicorn": "uvicorn",
-    }
-    for name, package in packages.items():
-        start = time.perf_counter()
-        try: import_module(name)
-        except Exception as e:  # whatever a broken package raises is the finding
-            yield Health(f"import {name}", "fail", one_line(e)[:200], f"pip install --force-reinstall {package}")
-        else: yield Health(f"import {name}", "ok", f"{_version_of(package)} in {time.perf_counter() - start:.1f} s")
-
-# %% ../nbs/31_cli.ipynb #7c197de8
-def _look_at_jupyter() -> Iterator[Health]:
-    if not util.find_spec("jupyter_core"):
-        yield Health("JupyterLab", "warn", "not installed", 'pip install "deploy_assist[notebook]"')
-        return
-    from jupyter_core.paths import jupyter_path
-    manager = "@jupyter-widgets/jupyterlab-manager/package.json"
-    found = next((file for folder in jupyter_path("labextensions") if (file := Path(folder) / manager).exists()), None)
-    mend = "pip install --force-reinstall jupyterlab_widgets, then restart JupyterLab"
-    what = "widgets in JupyterLab"
-    if found: yield Health(what, "ok", f"jupyterlab-manager {json.loads(found.read_text())['version']}")
-    else: yield Health(what, "fail", "the labextension of ipywidgets is not where JupyterLab looks", mend)
-    mend = "python -m ipykernel install --sys-prefix"
-    if not util.find_spec("jupyter_client"): return
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-    try: python = KernelSpecManager().get_kernel_spec("python3").argv[0]
-    except NoSuchKernel:
-        yield Health("kernel python3", "fail", "there is none", mend)
-        return
-    is_ours = not os.path.isabs(python) or Path(python).parent == Path(sys.executable).parent
-    if is_ours: yield Health("kernel python3", "ok", "is this Python")
-    else: yield Health("kernel python3", "warn", f"is another Python: {python}", mend)
-
-# %% ../nbs/31_cli.ipynb #ad092ead
-def _is_writable(folder: Path) -> bool:
-    "Can a file be written in `folder`, or in the folder that it would be made in? Nothing is made."
-    while not folder.exists() and folder != folder.parent: folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
-
-def _look_at_places() -> Iterator[Health]:
-    home = Path(os.environ.get("DEPLOY_ASSIST_HOME") or ".deploy_assist").absolute()
-    places = {"this folder": (Path.cwd(), "go to a folder of your own"),
-              "home of deploy_assist": (home, "set DEPLOY_ASSIST_HOME to a folder that you may write in")}
-    for what, (folder, mend) in places.items():
-        can = _is_writable(folder)
-        if can: yield Health(what, "ok", f"{folder} is writable")
-        else: yield Health(what, "fail", f"{folder} is not writable", mend)
-    free = shutil.disk_usage(next(p for p in (home, *home.parents) if p.exists())).free / 1e9
-    if free > 1: yield Health("disk", "ok", f"{free:.1f} GB free")
-    else: yield Health("disk", "warn", f"{free:.1f} GB free", "make room: the log needs it")
-    for port in (8000, 7860):
-        if _is_free("127.0.0.1", port): yield Health(f"port {port}", "ok", "free")
-        else: yield Health(f"port {port}", "warn", "taken by another program", "another is taken: --port 0 finds one")
-
-# %% ../nbs/31_cli.ipynb #37d83fb9
-def _look_at_url(what: str, url: str, mend: str) -> Health:
-    "Is a database or a server at `url` within reach? Waits three seconds at most, makes nothing."
-    shown = re.sub(r"//[^/@]*@", "//", url)
-    kind, _, rest = url.partition("://")
-    if kind.startswith("sqlite"):
-        file = Path(rest.partition("?")[0].removeprefix("/"))
-        if str(file) == ".": return Health(what, "warn", f"{shown} is in memory", mend)
-        can = os.access(file, os.W_OK) if file.exists() else _is_writable(file.absolute().parent)
-        said = ("is there" if file.exists() else "will be made") if can else "cannot be written"
-        return Health(what, "ok" if can else "fail", f"{shown} {said}", "" if can else mend)
-    found = re.match(r"(?:[^/@]*@)?(\[[^\]]+\]|[^:/?]*):?(\d+)?", rest)
-    port = int(found[2] or {"https": 443, "http": 80}.get(kind, 5432))
-    try: socket.create_connection((found[1].strip("[]") or "127.0.0.1", port), timeout=3).close()
-    except OSError as e: return Health(what, "fail", f"{shown} is out of reach: {e.strerror or e}", mend)
-    return Health(what, "ok", f"{shown} answers")
-
-def _look_at_stores() -> Iterator[Health]:
-    tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    if "://" in tracking: yield _look_at_url("registry", tracking, "set MLFLOW_TRACKING_URI, or start that server")
-    else: yield Health("registry", "ok", f"a folder: {tracking}")
-    home = Path(os.environ.get("DEPLOY_ASSIST_HOME") or ".deploy_assist").absolute()
-    log = os.environ.get("DEPLOY_ASSIST_LOG_URL") or f"sqlite:///{home / 'predictions.db'}"
-    yield _look_at_url("prediction log", log, "set DEPLOY_ASSIST_LOG_URL, or start that database")
-
-# %% ../nbs/31_cli.ipynb #2acb4d1a
-def _look_at_python() -> Iterator[Health]:
-    new = sys.version_info >= (3, 11)
-    found = f"{platform.python_version()} at {sys.executable}"
-    yield Health("Python", "ok" if new else "fail", found, "" if new else "take 3.11 or newer")
-    yield Health("deploy_assist", "ok", __version__)
-
-def _look_at_browser() -> Iterator[Health]:
-    there = shutil.which("chromium") or shutil.which("chromium-browser")
-    yield Health("Chromium", "ok", there or "absent, which is fine: only the project's own tests use it")
-
-def doctor() -> list[Health]:  # in the order in which one would look
-    "Look at the installation: versions, extras, JupyterLab, places, ports, registry, log. Writes nothing."
-    looks = (_look_at_python, _look_at_packages, _look_at_imports, _look_at_jupyter, _look_at_places, _look_at_stores,
-             _look_at_browser)
-    return [health for look in looks for health in look()]
-
 # %% ../nbs/31_cli.ipynb #c8449c02
 @command("doctor")
 def _doctor() -> Answer:
@@ -954,12 +794,9 @@ def _doctor() -> Answer:
     \b
     Example:
       deploy-assist doctor"""
+    from deploy_assist.doctor import doctor, told
     found = doctor()
-    wide = max(len(health.what) for health in found)
-    lines = [f"{h.status:<5} {h.what:<{wide}}  {h.found}{f'  -> {h.mend}' if h.mend else ''}" for h in found]
-    bad = sum(h.status == "fail" for h in found)
-    lines.append("all that is needed is there" if not bad else f"{bad} to mend")
-    return Answer([vars(h) for h in found], "\n".join(lines), 1 if bad else 0)
+    return Answer([vars(health) for health in found], told(found), int(any(health.status == "fail" for health in found)))
 
 # %% ../nbs/31_cli.ipynb #73223da0
 if __name__ == "__main__": main()

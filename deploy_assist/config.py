@@ -79,6 +79,7 @@ DEFAULTS = {
         "rows_per_day": 10_000,
         "log_days": 30,
     },
+    "reports": {"keep": 200, "keep_days": 400, "keep_mb": 500.0, "least_free_mb": 50.0},
 }
 
 # %% ../nbs/07_config.ipynb #home0002

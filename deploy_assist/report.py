@@ -1299,7 +1299,9 @@ def run_notebook(
             result["error"] = e
     thread = threading.Thread(target=work, name="report", daemon=True)
     thread.start()
-    try: thread.join(timeout_s)
+    end = time.monotonic() + timeout_s
+    try:
+        while thread.is_alive() and time.monotonic() < end: thread.join(0.1)  # in steps, so that a cancelled job stops here
     finally:
         late = thread.is_alive()
         stop_kernel(km)

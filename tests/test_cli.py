@@ -282,22 +282,6 @@ def test_report_on_two_files(sh, patients):
 
 # --- the installation
 
-def test_doctor_is_content_here(sh):
-    code, out, err = sh("doctor", "--json")
-    found = {health["what"]: health for health in json.loads(out)}
-    assert code == 0, [health for health in found.values() if health["status"] == "fail"]
-    assert {"Python", "base packages", "extra notebook", "widgets in JupyterLab", "registry", "prediction log"} <= set(
-        found
-    )
-    assert not Path("mlflow.db").exists()
-
-
-def test_doctor_says_how_to_mend(sh, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    code, out, err = sh("doctor")
-    assert code == 1 and "out of reach" in out and "MLFLOW_TRACKING_URI" in out and "secret" not in out
-
-
 def test_the_tutorial_is_not_overwritten(tmp_path):
     notebook = tutorial(tmp_path / "new")
     notebook.write_text("mine")
