@@ -1490,17 +1490,16 @@ def _unpacked(values: "pa.ChunkedArray", k: int) -> "list[pa.Array]":
 
 # %% ../nbs/13_predictions.ipynb #80bee0aa
 _LONG = 100_000  # rows from which on a window is read in parts
+_CUTS = 3        # parts a reader: busy hours and quiet ones even out
 
 def _cuts(db: _Database, table: str, since: datetime | None, until: datetime | None, parts: int) -> list[tuple]:
-    "A window as `parts` windows with about as many rows each, in order."
+    "A window as `parts` windows of the same length, in order; whole, where it has few rows."
     where = _where(db, since, until)
-    n = db.one(f"SELECT count(*) FROM {_q(table)}{where}")
+    n = db.one(f"SELECT count(*) FROM (SELECT 1 FROM {_q(table)}{where} LIMIT {_LONG}) s")
     if parts < 2 or n < _LONG: return [(since, until)]
-    ends = [
-        db.one(f"SELECT time FROM {_q(table)}{where} ORDER BY time LIMIT 1 OFFSET {n * i // parts}")
-        for i in range(1, parts)
-    ]
-    ends = [since, *(_time_cell(e / 1e6, "time") if isinstance(e, int) else e for e in ends), until]
+    found = [db.one(f"SELECT {f}(time) FROM {_q(table)}{where}") for f in ("min", "max")]  # the ends of the index
+    first, last = (_time_cell(e / 1e6, "time") if isinstance(e, int) else e for e in found)
+    ends = [since, *(first + (last - first) * i / parts for i in range(1, parts)), until]
     return list(zip(ends[:-1], ends[1:]))
 
 def _select_long(
@@ -1508,11 +1507,12 @@ def _select_long(
 ) -> "pa.Table":
     "`_select` of a window, in parallel where that pays."
     import pyarrow as pa
-    cuts = _cuts(db, table, since, until, min(4, os.cpu_count() or 1))
+    readers = min(4, os.cpu_count() or 1)
+    cuts = _cuts(db, table, since, until, _CUTS * readers if readers > 1 else 1)
     if len(cuts) == 1: return _select(db, table, columns, _where(db, since, until, *more))
     def part(cut):
-        with closing(_Database(db.target)) as own: return _fetch(own, table, columns, _where(own, *cut, *more))
-    with ThreadPoolExecutor(len(cuts)) as pool: return _typed(db, pa.concat_tables(pool.map(part, cuts)), columns)
+        with closing(_Database(db.target)) as own: return _select(own, table, columns, _where(own, *cut, *more))
+    with ThreadPoolExecutor(readers) as pool: return pa.concat_tables(pool.map(part, cuts))
 
 # %% ../nbs/13_predictions.ipynb #fdc51b93
 def _series(values: "pa.ChunkedArray", stored: str) -> "pd.Series":
