@@ -27,6 +27,7 @@ from urllib.request import Request, urlopen
 import joblib
 import numpy as np
 import pandas as pd
+from processes import family
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -148,13 +149,7 @@ class Server:
 
     def family(self):
         "The process and all below it."
-        parents = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try: parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
-            except OSError: continue
-        mine = {self.process.pid}
-        while (more := {pid for pid, parent in parents.items() if parent in mine} - mine): mine |= more
-        return mine
+        return [self.process.pid, *family(self.process.pid)]
 
     def cpu(self):
         ticks = 0

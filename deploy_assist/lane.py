@@ -19,7 +19,7 @@ from .observe import Seen
 from .predictions import Request, uuid7, uuid7s
 from .predictor import Predictor, keyed_ids
 from .protocols import JSON
-from .server import SHORT_MS, SOURCES, App, Call, head
+from .server import SHORT_MS, SOURCES, App, Call, head, sent_key
 
 # %% ../nbs/202_lane.ipynb #lane0005
 class Item:
@@ -80,7 +80,6 @@ class Lane:
         if b"x-source" in headers:
             item.source = headers[b"x-source"].decode("latin-1")
             if item.source not in SOURCES: return False
-        item.keep_alive = not app.stopping  # then it ends with its answer
         way.cycle = item
         self.waiting.append(item)
         self.loop = way.loop
@@ -93,9 +92,8 @@ class Lane:
 
     def _caller(self, headers: Mapping[bytes, bytes]) -> Caller | None:
         "Who asks with a key for predictions."
-        given = headers.get(b"authorization", b"")
-        given = given[7:] if given[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
-        caller = self.app.access.who(given.decode("latin-1")) if given else None
+        given = sent_key(*(headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"x-api-key")))
+        caller = self.app.access.who(given) if given else None
         return caller if caller is not None and caller.allows("predict") else None
 
 # %% ../nbs/202_lane.ipynb #lane0009
@@ -297,6 +295,7 @@ class Way(HttpToolsProtocol):
         "Send an answer of the lane."
         item.response_complete = True
         if item.disconnected or self.transport.is_closing(): return
+        if self.lane.app.stopping: item.keep_alive = False  # the connection ends with its answer
         self.transport.write(lines + (b"\r\n" if item.keep_alive else b"connection: close\r\n\r\n") + body)
         if not item.keep_alive: self.transport.close()
         self.on_response_complete()

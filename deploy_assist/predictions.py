@@ -1490,17 +1490,16 @@ def _unpacked(values: "pa.ChunkedArray", k: int) -> "list[pa.Array]":
 
 # %% ../nbs/13_predictions.ipynb #80bee0aa
 _LONG = 100_000  # rows from which on a window is read in parts
+_CUTS = 3        # parts a reader: busy hours and quiet ones even out
 
 def _cuts(db: _Database, table: str, since: datetime | None, until: datetime | None, parts: int) -> list[tuple]:
-    "A window as `parts` windows with about as many rows each, in order."
+    "A window as `parts` windows of the same length, in order; whole, where it has few rows."
     where = _where(db, since, until)
-    n = db.one(f"SELECT count(*) FROM {_q(table)}{where}")
+    n = db.one(f"SELECT count(*) FROM (SELECT 1 FROM {_q(table)}{where} LIMIT {_LONG}) s")
     if parts < 2 or n < _LONG: return [(since, until)]
-    ends = [
-        db.one(f"SELECT time FROM {_q(table)}{where} ORDER BY time LIMIT 1 OFFSET {n * i // parts}")
-        for i in range(1, parts)
-    ]
-    ends = [since, *(_time_cell(e / 1e6, "time") if isinstance(e, int) else e for e in ends), until]
+    found = [db.one(f"SELECT {f}(time) FROM {_q(table)}{where}") for f in ("min", "max")]  # the ends of the index
+    first, last = (_time_cell(e / 1e6, "time") if isinstance(e, int) else e for e in found)
+    ends = [since, *(first + (last - first) * i / parts for i in range(1, parts)), until]
     return list(zip(ends[:-1], ends[1:]))
 
 def _select_long(
@@ -1508,11 +1507,12 @@ def _select_long(
 ) -> "pa.Table":
     "`_select` of a window, in parallel where that pays."
     import pyarrow as pa
-    cuts = _cuts(db, table, since, until, min(4, os.cpu_count() or 1))
+    readers = min(4, os.cpu_count() or 1)
+    cuts = _cuts(db, table, since, until, _CUTS * readers if readers > 1 else 1)
     if len(cuts) == 1: return _select(db, table, columns, _where(db, since, until, *more))
     def part(cut):
-        with closing(_Database(db.target)) as own: return _fetch(own, table, columns, _where(own, *cut, *more))
-    with ThreadPoolExecutor(len(cuts)) as pool: return _typed(db, pa.concat_tables(pool.map(part, cuts)), columns)
+        with closing(_Database(db.target)) as own: return _select(own, table, columns, _where(own, *cut, *more))
+    with ThreadPoolExecutor(readers) as pool: return pa.concat_tables(pool.map(part, cuts))
 
 # %% ../nbs/13_predictions.ipynb #fdc51b93
 def _series(values: "pa.ChunkedArray", stored: str) -> "pd.Series":
@@ -1894,6 +1894,7 @@ class Erasure:
     labels: int
     feedback: int
     exported: int            # rows in Parquet files
+    profiles: int            # stored profiles of the hours in which there were such rows; what remains makes them anew
     files: tuple[str, ...]   # spool and Parquet files that were rewritten or removed
     left: tuple[str, ...]    # places that could not be reached
 
@@ -1909,21 +1910,29 @@ def delete(
     ids: Sequence[str] | None = None,    # or prediction ids
     timeout: float = 15.0,               # seconds to wait for live processes to move what they have in their spool
 ) -> Erasure:
-    "Erase predictions and what belongs to them. Raises `LogError` when a place could not be reached; run it again then."
+    """Erase predictions and what belongs to them. Raises `LogError` when a place could not be reached; run it again then.
+
+    Gone are rows of tables, spool and Parquet exports, their labels and feedback, and the stored profiles of their hours. A
+    bundle's baseline stays: it tells of the training data, which this log never held."""
     if sum(x is not None for x in (subject, where, ids)) != 1 or where == {}:
         raise ConfigError("delete: expected one of subject=..., where={column: value} or ids=[...]")
     left = self._settle(timeout)
-    counts, files = dict(predictions=0, labels=0, feedback=0, exported=0), []
+    counts, files = dict(predictions=0, labels=0, feedback=0, exported=0, profiles=0), []
     with self._reading() as db, self._draining:
         chosen = set(map(str, ids or ()))
         for lay in _layouts(db, name):
             test = self._test(lay, subject, where, ids)
             if test is None: continue
-            got = db.run(f"SELECT prediction_id FROM {_q(lay['table'])} WHERE {_sql_test(test)}")
+            got = _select(db, lay["table"], [("prediction_id", "text"), ("time", "time")], f" WHERE {_sql_test(test)}")
             chosen.update(got.column(0).to_pylist())
-            n, touched, unreachable = self._erase_exports(db, lay, test, chosen)
+            hours = _hours_of(got.column(1))
+            n, touched, unreachable = self._erase_exports(db, lay, test, chosen, hours)
             counts["exported"] += n; files += touched; left += [u for u in unreachable if u not in left]
-        for key, n in _erase_rows(db, [lay["table"] for lay in _layouts(db, name)], chosen).items(): counts[key] += n
+            counts["profiles"] += _erase_profiles(db, lay["model"], hours)
+        tables = [lay["table"] for lay in _layouts(db, name)]
+        for key, n in _erase_rows(db, tables, chosen).items(): counts[key] += n
+        if any(n for key, n in counts.items() if key != "exported"):
+            _scrub(db, [*tables, "log_labels", "log_feedback", *([_PROFILES] if counts["profiles"] else [])])
         for spool in self._folders(self._database()):
             for p in spool.folder.glob("*.bad"): p.unlink(missing_ok=True); files.append(str(p))
         if left:
@@ -1975,7 +1984,7 @@ PredictionLog._test = _test
 
 # %% ../nbs/13_predictions.ipynb #4db40dac
 def _erase_rows(db: _Database, tables: Sequence[str], ids: set[str]) -> dict[str, int]:
-    "Remove predictions, labels and feedback by id, and make the space that they had unreadable."
+    "Remove predictions, labels and feedback by id; how many."
     import pyarrow as pa
     gone = dict(predictions=0, labels=0, feedback=0)
     with db.staged(pa.table({"prediction_id": to_arrow(sorted(ids), "text")})) as chosen:
@@ -1984,7 +1993,6 @@ def _erase_rows(db: _Database, tables: Sequence[str], ids: set[str]) -> dict[str
             where = f"WHERE prediction_id IN (SELECT prediction_id FROM {chosen})"
             gone[key] += db.one(f"SELECT count(*) FROM {_q(table)} {where}")
             db.run(f"DELETE FROM {_q(table)} {where}")
-    if any(gone.values()): _scrub(db, [*tables, "log_labels", "log_feedback"])
     return gone
 
 def _scrub(db: _Database, tables: Sequence[str]) -> None:
@@ -1994,6 +2002,30 @@ def _scrub(db: _Database, tables: Sequence[str]) -> None:
     )
     for sql in clean: db.run(sql)
 
+# %% ../nbs/13_predictions.ipynb #ers00003
+_PROFILES = "log_profiles"  # one row a model, version and hour; made by who keeps profiles, so it may not be there
+_HOUR = 3_600_000_000       # microseconds
+
+def _hours_of(times: "pa.ChunkedArray") -> set[int]:
+    "The hours in which there were rows, counted from 1970."
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    moments = pc.unique(times.cast(pa.timestamp("us", "UTC")).cast(pa.int64())).to_pylist()
+    return {t // _HOUR for t in moments if t is not None}
+
+def _erase_profiles(db: _Database, model: str, hours: set[int]) -> int:
+    "Remove what is stored about these hours of a model; how many profiles."
+    name = _lit(_PROFILES)
+    is_there = f"sqlite_master WHERE name = {name}" if db.dialect == "sqlite" else \
+        f"(SELECT to_regclass({name}) AS t) s WHERE t IS NOT NULL"
+    if not hours or not db.one(f"SELECT count(*) FROM {is_there}"): return 0
+    n, chosen = 0, sorted(hours)
+    for i in range(0, len(chosen), 500):
+        where = f"WHERE model = {_lit(model)} AND hour IN ({', '.join(map(_lit, chosen[i:i + 500]))})"
+        n += db.one(f"SELECT count(*) FROM {_PROFILES} {where}")
+        db.run(f"DELETE FROM {_PROFILES} {where}")
+    return n
+
 # %% ../nbs/13_predictions.ipynb #9b487196
 def _erase_exports(
     self: PredictionLog,
@@ -2001,8 +2033,10 @@ def _erase_exports(
     lay: dict,
     test: dict,
     ids: set[str],
+    hours: set[int],
 ) -> tuple[int, list[str], list[str]]:
-    "Rewrite a model's Parquet files without the rows; adds their ids to `ids`. Rows removed, files, places out of reach."
+    """Rewrite a model's Parquet files without the rows; adds their ids to `ids` and their hours to `hours`. Rows removed, files,
+    places out of reach."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -2017,13 +2051,14 @@ def _erase_exports(
             found = [pc.is_in(rows.column(c), pa.array(v).cast(rows.column(c).type)) for c, v in test.values()]
             for f in found[1:]: found[0] = pc.and_(found[0], f)
             hit = pc.or_(hit, found[0])
-            gone = rows.filter(hit).num_rows
-            if not gone: continue
-            ids.update(rows.filter(hit).column("prediction_id").to_pylist())
+            gone = rows.filter(hit)
+            if not gone.num_rows: continue
+            ids.update(gone.column("prediction_id").to_pylist())
+            hours |= _hours_of(gone.column("time"))
             new = path.with_suffix(f".{os.getpid()}.new")
             pq.write_table(rows.filter(pc.invert(hit)), new, compression="zstd")
             os.replace(new, path)
-            n += gone; touched.append(str(path))
+            n += gone.num_rows; touched.append(str(path))
     return n, touched, unreachable
 
 PredictionLog._erase_exports = _erase_exports

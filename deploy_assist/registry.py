@@ -193,18 +193,22 @@ def _knock(uri: str) -> None:
     elif (os.getpid(), uri) in _clients or "://" not in uri or uri.startswith("file:"): return
     elif not uri.startswith("sqlite") or _sqlite_file(uri).exists(): _knock_database(uri)
 
+def _engine(uri: str):
+    "SQLAlchemy's engine for a database: no connection is kept, none is waited for longer than `_patience_s`."
+    import sqlalchemy as sa
+    timeout = {} if uri.startswith(("sqlite", "mssql")) else {"connect_timeout": _patience_s}
+    return sa.create_engine(uri, poolclass=sa.pool.NullPool, connect_args=timeout)
+
 def _knock_database(uri: str) -> None:
     "MLflow would try for 100 s to open a database that is away, or a file that is none: one try tells."
     import sqlalchemy as sa
-    timeout = {} if uri.startswith(("sqlite", "mssql")) else {"connect_timeout": _patience_s}
     try:
-        engine = sa.create_engine(uri, poolclass=sa.pool.NullPool, connect_args=timeout)
-        with engine.connect() as db: sa.inspect(db).get_table_names()
+        with _engine(uri).connect() as db: sa.inspect(db).get_table_names()
     except sa.exc.NoSuchModuleError: return  # databricks and other addresses that are no databases
     except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as e:
         raise _away(uri, getattr(e, "orig", None) or e) from None
 
-def _get(uri: str, route: str, **params):
+def _get(uri: str, route: str):
     "One GET to an MLflow server with the user's MLflow credentials, no retries."
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
@@ -216,9 +220,13 @@ def _get(uri: str, route: str, **params):
         max_retries=0,
         timeout=_patience_s,
         raise_on_status=False,
-        params=params,
     )
 
+
+def _refuse_none(uri: str) -> None:
+    "Raises `RegistryError` where the registry is a file that is not there yet."
+    if uri.startswith("sqlite") and not _sqlite_file(uri).exists():
+        raise RegistryError(f"there is no registry yet at {uri}: register a model first, or set MLFLOW_TRACKING_URI")
 
 def _shown(uri: str) -> str:
     "An address without its password."
@@ -239,8 +247,7 @@ def _short(error: object) -> str:
 def _talk(uri: str | None = None, create: bool = False) -> Iterator[tuple]:
     "A client and its address; errors of MLflow come out as `RegistryError`."
     uri = tracking_uri(uri)
-    if uri.startswith("sqlite") and not create and not _sqlite_file(uri).exists():
-        raise RegistryError(f"there is no registry yet at {uri}: register a model first, or set MLFLOW_TRACKING_URI")
+    if not create: _refuse_none(uri)
     with _quiet(), _bounded(uri):
         _mlflow()
         from mlflow.exceptions import MlflowException
@@ -458,17 +465,13 @@ class _Tables:
     def one(self, query: str, **facts) -> tuple | None:
         "The first row; None when there is none, or when this is no database."
         import sqlalchemy as sa
-        uri = self.uri
-        if uri.startswith("sqlite") and not _sqlite_file(uri).exists():
-            raise RegistryError(f"there is no registry yet at {uri}: register a model first, or set MLFLOW_TRACKING_URI")
+        _refuse_none(self.uri)
         try:
-            if self._engine is None:
-                timeout = {} if uri.startswith(("sqlite", "mssql")) else {"connect_timeout": _patience_s}
-                self._engine = sa.create_engine(uri, poolclass=sa.pool.NullPool, connect_args=timeout)
+            if self._engine is None: self._engine = _engine(self.uri)
             with self._engine.connect() as db: return db.execute(sa.text(query), facts).first()
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError): return None  # a folder, databricks: MLflow alone knows
         except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as e:
-            raise _away(uri, getattr(e, "orig", None) or e) from None
+            raise _away(self.uri, getattr(e, "orig", None) or e) from None
 
     def version(self, name: str, alias: str) -> str | None:
         found = self.one("SELECT version FROM registered_model_aliases WHERE name = :n AND alias = :a", n=name, a=alias)

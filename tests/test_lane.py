@@ -3,7 +3,6 @@ import concurrent.futures
 import http.client
 import json
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -15,6 +14,7 @@ import uvicorn
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from waiting import own_module
 
 from deploy_assist import PredictionLog, prepare, serve
 from deploy_assist.lane import way_of
@@ -168,23 +168,18 @@ def test_the_log_knows_where_a_request_came_from(endpoint):
 def slow(tmp_path_factory):
     "An endpoint of a model that sleeps 0.2 s, and 1 s for a = 1, and notes how many rows each call had."
     home = tmp_path_factory.mktemp("slow")
-    (home / "notes_of_the_lane.py").write_text(
+    source = (
         "import time\nimport numpy as np\ndef note(X):\n"
         f"    with open({str(home / 'calls')!r}, 'a') as f: f.write(f'{{len(X)}}\\n')\n"
         "    time.sleep(1.0 if (np.asarray(X)[:, 0] == 1).any() else 0.2)\n    return X\n"
     )
-    sys.path.insert(0, str(home))
-    try:
-        from notes_of_the_lane import note
-
+    with own_module(home, "notes_of_the_lane", source) as module:
         X = pd.DataFrame(dict(a=np.linspace(2, 9, 4)))
-        model = make_pipeline(FunctionTransformer(note), LinearRegression()).fit(X, 2 * X.a + 1)
+        model = make_pipeline(FunctionTransformer(module.note), LinearRegression()).fit(X, 2 * X.a + 1)
         mine = dict(modules=[home / "notes_of_the_lane.py"], trusted=["notes_of_the_lane.note"], onnx=False)
         with serve(prepare(model, X, 2 * X.a + 1, name="slow", **mine), log=False, home=home, key=KEY, timeout_s=5) as e:
             e.calls, e.address = home / "calls", ("127.0.0.1", int(e.url.rsplit(":", 1)[1]))
             yield e
-    finally:
-        sys.path.remove(str(home))
 
 
 def test_what_waits_for_a_slow_model_is_its_next_batch(slow):

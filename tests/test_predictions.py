@@ -531,6 +531,32 @@ def test_erasing_a_subject_reaches_every_place(tmp_path, url):
     assert "person-7" not in set(w.subject) and "person-8" in set(w.subject)
 
 
+def test_erasing_drops_the_profiles_of_the_hours(tmp_path, url): profiles_are_erased(tmp_path, url)
+
+
+def profiles_are_erased(tmp_path, url):
+    "Of three hours, two had rows of the subject, one of them only in an export; another model's profiles stay."
+    hours = [datetime(2026, 5, 4, h, tzinfo=UTC) for h in (7, 8, 9)]
+    log = PredictionLog(url, home=tmp_path / "profiles", interval_s=60)
+    at = [h.timestamp() + s for h in hours for s in (0.0, 3599.9)]
+    log.append(batch(6, model="seen", time=at, subjects=["a", "b", "b", "a", "b", "b"]))
+    log.export(tmp_path / "seen", "seen")
+    log.purge(hours[1], "seen")
+    assert log.delete("seen", subject="nobody").profiles == 0, "there need not be any"
+    database = log._database()
+    database.make("log_profiles", dict(id="key", model="text", version="text", hour="integer", profile="text"))
+    for i, (model, hour) in enumerate((m, h) for m in ("seen", "other") for h in hours):
+        values = f"'{i}', '{model}', '1', {int(hour.timestamp()) // 3600}, 'sample of {model} at {hour.hour}'"
+        database.run(f"INSERT INTO log_profiles VALUES ({values})")
+    receipt = log.delete(subject="a")
+    assert (receipt.predictions, receipt.exported, receipt.profiles) == (1, 2, 2) and receipt.to_dict()["profiles"] == 2
+    left = database.run("SELECT model, profile FROM log_profiles ORDER BY id").to_pylist()
+    assert [(r["model"], r["profile"][-1]) for r in left] == [("seen", "9"), ("other", "7"), ("other", "8"), ("other", "9")]
+    database.run("DROP TABLE log_profiles" if database.dialect == "postgresql" else "SELECT 1")
+    log.close()
+    assert not any(f"sample of seen at {h}".encode() in everything_in(tmp_path) for h in (7, 8)), "no trace in the file"
+
+
 def test_erasing_reaches_exports_of_purged_rows(tmp_path, url):
     log = PredictionLog(url, interval_s=60)
     log.append(batch(4, subjects=["a", "b", "c", "a"]))

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from logwriter import schema as risk
 from postgres import programs, running_server
-from test_predictions import acknowledged, batch, kill_when, many_columns, names_and_types, two_at_once, writer
+from test_predictions import acknowledged, batch, kill_when, many_columns, names_and_types, profiles_are_erased
+from test_predictions import two_at_once, writer
 
 from deploy_assist.errors import LogError
 from deploy_assist.predictions import PredictionLog
@@ -72,6 +73,9 @@ def test_labels_feedback_export_erasure_and_retention(tmp_path, url):
 
 
 @pytest.mark.skipif(programs() is None, reason="no PostgreSQL: apt-get install postgresql")
+def test_erasing_drops_the_profiles_of_the_hours(tmp_path, url): profiles_are_erased(tmp_path, url)
+
+
 def test_the_server_stops_under_load_and_comes_back(tmp_path):
     with running_server() as server:
         log = PredictionLog(server.url, home=tmp_path / "home", interval_s=0.1)

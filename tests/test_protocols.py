@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import pandas as pd
 import pytest
+from waiting import own_module
 
 from deploy_assist import ConfigError, PredictionLog, prepare, serve
 
@@ -686,16 +687,11 @@ def slow(tmp_path_factory):
     from sklearn.preprocessing import FunctionTransformer
 
     home = tmp_path_factory.mktemp("slow")
-    (home / "sleepy_of_the_tests.py").write_text(
-        "import time\ndef sleep(X):\n    time.sleep(1.0 if float(X['b'].iloc[0]) == 1 else 0.0)\n    return X\n"
-    )
-    sys.path.insert(0, str(home))
-    try:
-        from sleepy_of_the_tests import sleep
-
+    source = "import time\ndef sleep(X):\n    time.sleep(1.0 if float(X['b'].iloc[0]) == 1 else 0.0)\n    return X\n"
+    with own_module(home, "sleepy_of_the_tests", source) as module:
         X = pd.DataFrame(dict(b=np.linspace(0.1, 0.9, 30)))
         release = prepare(
-            make_pipeline(FunctionTransformer(sleep), LinearRegression()).fit(X, X.b),
+            make_pipeline(FunctionTransformer(module.sleep), LinearRegression()).fit(X, X.b),
             X,
             X.b,
             name="sleepy",
@@ -713,8 +709,6 @@ def slow(tmp_path_factory):
         ) as e:
             e.log_url, e.home = f"sqlite:///{home}/log.db", home
             yield e
-    finally:
-        sys.path.remove(str(home))
 
 
 def test_a_late_answer_is_a_504_and_is_not_logged_and_a_full_queue_is_a_503(slow):

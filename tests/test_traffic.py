@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from waiting import until
 
 from deploy_assist.errors import BundleError, ConfigError, RegistryError
 from deploy_assist.predictions import PredictionLog
@@ -98,15 +99,6 @@ def registry(store, monkeypatch):
     return store
 
 
-def until(happens, what, seconds=30):
-    "Wait for something that another thread or process does."
-    end = time.monotonic() + seconds
-    while not (got := happens()):
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-    return got
-
-
 def put(source, folder):
     "Replace a folder by renames."
     fresh = folder.with_name(folder.name + ".new")
@@ -133,7 +125,7 @@ def test_a_folder_replaced_by_rename_under_load(row, three, saved, folder, tmp_p
         try:
             for i in (1, 2, 0):
                 put(saved[i], folder)
-                until(lambda want=three[i].hash[:12]: traffic.champion.version == want, f"version {i + 1} never answered")
+                until(lambda want=three[i].hash[:12]: traffic.champion.version == want, f"an answer of version {i + 1}")
         finally:
             done.set()
             for t in threads: t.join(20)
@@ -172,7 +164,7 @@ def test_while_somebody_writes_nothing_is_tried(saved, folder, follow):
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        until(lambda: (folder / "requirements.txt").read_text().startswith("#"), "nobody writes")
+        until(lambda: (folder / "requirements.txt").read_text().startswith("#"), "somebody to write")
         traffic.poll()
         assert traffic.champion is before and "somebody is writing" in traffic.note and traffic.problem is None
     finally: stop.set(), writer.join()
@@ -201,7 +193,7 @@ def test_reload_loads_what_did_not_change(folder, follow):
     traffic.poll()
     assert traffic.champion is before
     traffic.reload()
-    until(lambda: traffic.champion is not before, "nothing was loaded")
+    until(lambda: traffic.champion is not before, "a load")
     assert traffic.champion.version == before.version and traffic.info()["previous"] is None
 
 
@@ -215,14 +207,14 @@ def test_another_schema_is_allowed(iris, folder, follow, tmp_path):
 
 def test_a_canary_is_sticky_and_takes_its_share(row, three, saved, folder, follow):
     traffic = follow(folder, challenger=saved[1], share=0.1)
-    until(lambda: traffic.challenger, "no challenger")
+    until(lambda: traffic.challenger, "the challenger")
     rows = [row | dict(bmi=20 + i / 200, age=i % 80) for i in range(4000)]
     picked = [traffic.pick(sticky_of([r])).version for r in rows]
     assert picked == [traffic.pick(sticky_of([dict(sorted(r.items())) | dict(age=float(r["age"]))])).version for r in rows]
     assert 0.08 < picked.count(three[1].hash[:12]) / 4000 < 0.12
     assert len({traffic.pick(sticky_of([r], "ward B")) for r in rows}) == 1, "who names itself meets one version"
     again = follow(folder, challenger=saved[1], share=0.2)
-    until(lambda: again.challenger, "no challenger")
+    until(lambda: again.challenger, "the challenger")
     more = [again.pick(sticky_of([r])).version for r in rows]
     assert all(b == a for a, b in zip(picked, more) if a == three[1].hash[:12]), "who met it goes on meeting it"
     for wrong in (-0.1, 1.1):
@@ -232,7 +224,7 @@ def test_a_canary_is_sticky_and_takes_its_share(row, three, saved, folder, follo
 def test_a_shadow_is_logged_and_bounded(row, three, saved, folder, follow, tmp_path):
     log = PredictionLog(f"sqlite:///{tmp_path}/log.db", home=tmp_path)
     traffic = follow(folder, log, challenger=saved[1], shadow=True)
-    until(lambda: traffic.challenger, "no challenger")
+    until(lambda: traffic.challenger, "the challenger")
     traffic.shadow.most_rows = 100
     assert {traffic.pick(str(i).encode()) for i in range(100)} == {traffic.champion}
     traffic.mirror([row] * 101), traffic.mirror([row] * 3), traffic.mirror([row | dict(bmi="much")])
@@ -310,7 +302,7 @@ def test_history_says_what_was_refused_and_why(registry, folder, follow):
     promote("patients", bad, alias="careful", reason="newer"), traffic.poll()
     assert traffic.champion.version == "1" and "was changed" in traffic.problem
     def refused(): return [r for r in history("patients", alias="careful").to_dict("records") if r["action"] == "refused"]
-    until(refused, "history does not say it", 60)
+    until(refused, "the history to say it", 60)
     [told] = refused()
     assert not record_refusal("patients", bad, alias="careful", reason="the same"), "of many that say so one is enough"
     assert (told["version"], told["previous"]) == (bad, "1") and "model.skops: was changed" in told["reason"]

@@ -1,16 +1,26 @@
 """Versions change over real HTTP, under load: no request fails, and each logged row names the version that answered it."""
+import copy
 import http.client
 import json
+import os
+import shutil
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from waiting import own_module, until
 
-from deploy_assist import PredictionLog, prepare, promote, register, rollback, serve
+from deploy_assist import PredictionLog, history, prepare, promote, register, rollback, serve
+from deploy_assist.registry import _client
+from deploy_assist.release import dump_model
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +53,6 @@ def asked(endpoint, a, connection=None, **headers) -> dict:
         return said
     finally:
         if connection is None: here.close()
-
-
-def until(happens, what, seconds=30):
-    end = time.monotonic() + seconds
-    while not (got := happens()):
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
-    return got
 
 
 def settled(url, home, n):
@@ -109,3 +111,54 @@ def test_a_shadow_answers_nobody_and_is_in_the_log(tmp_path):
     rows = settled(url, tmp_path, 60)
     assert {(s, v) for s, v in zip(rows["source"], rows["version"])} == {("api", "1"), ("shadow", "2")}
     assert sorted(rows.loc[rows["source"] == "shadow", "a"]) == [float(a) for a in range(30)]
+
+
+# --- candidates that must not answer
+
+
+def noted(endpoint, *words) -> str:
+    "Readiness is 200 all the time; its note, once it says all these words."
+    def said():
+        with urlopen(f"{endpoint.url}/health/ready", timeout=30) as answer: note = json.load(answer).get("note", "")
+        return all(word in note for word in words) and note
+    return until(said, f"readiness to say {words}")
+
+
+def test_a_refused_candidate_is_named_in_readiness_and_the_old_version_answers_on(tmp_path):
+    X, folder = pd.DataFrame(dict(a=np.arange(60.0))), tmp_path / "served"
+    release = prepare(LinearRegression().fit(X, X.a), X, X.a, name="times")
+    nan = copy.deepcopy(release.model)
+    nan.coef_ = nan.coef_ * np.nan
+    good = release.save(tmp_path / "good")
+    bad = replace(release, model=nan, artefact=dump_model(nan), parts={}).save(tmp_path / "bad")
+    shutil.copytree(good, folder)
+    with serve(folder, log=False, home=tmp_path, poll_s=0.2) as endpoint:
+        for words, source in ((("schema.json", "was changed"), good), (("answers its own example with NaN",), bad)):
+            shutil.rmtree(folder)
+            shutil.copytree(source, folder)
+            if source is good: (folder / "schema.json").write_text("{}")
+            endpoint.reload()
+            note = noted(endpoint, "was refused", f"version {release.hash[:12]} goes on answering", *words)
+            assert str(tmp_path) not in note, "who asks for readiness needs no key"
+            said = asked(endpoint, 3.0)
+            assert (said["model"]["version"], round(said["predictions"][0], 6)) == (release.hash[:12], 3)
+
+
+def test_a_candidate_that_ends_the_process_is_refused_like_any_other(tmp_path):
+    switch = tmp_path / "leave"  # `prepare` would refuse a module that ends every process
+    leaves = f"import os\n\nif os.path.exists({str(switch)!r}): os._exit(7)\n\n\ndef same(X): return X\n"
+    X = pd.DataFrame(dict(a=np.arange(60.0)))
+    with own_module(tmp_path, "leaves_at_import", leaves) as module:
+        model = make_pipeline(FunctionTransformer(module.same), LinearRegression()).fit(X, X.a)
+        mine = dict(modules=[Path(module.__file__)], trusted=["leaves_at_import.same"], onnx=False)
+        folder = prepare(model, X, X.a, name="times", **mine).save(tmp_path / "leaves")
+    switch.touch()
+    bad = str(_client(os.environ["MLFLOW_TRACKING_URI"]).create_model_version("times", str(folder)).version)
+    promote("times", "1", alias="tried", reason="the first")
+    with serve("models:/times@tried", log=False, home=tmp_path, poll_s=0.2) as endpoint:
+        promote("times", bad, alias="tried", reason="newer")
+        noted(endpoint, f"version {bad} of models:/times@tried was refused", "ends the process that loads it (exit status 7)")
+        assert asked(endpoint, 3.0)["model"]["version"] == "1" and endpoint.is_running
+
+        def told(): return [e["reason"] for e in history("times", alias="tried").to_dict("records") if e["action"] == "refused"]
+        assert "exit status 7" in until(told, "the history to say it", 60)[0]

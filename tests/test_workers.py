@@ -19,6 +19,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import until
 
 from deploy_assist import BundleError, EndpointError, PredictionLog, serve
 
@@ -39,15 +40,6 @@ def children(pid):
 def is_alive(pid):
     try: return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError: return False
-
-
-def until(found, what, s=30):
-    "Wait for something to be true, and give it back."
-    end = time.monotonic() + s
-    while time.monotonic() < end:
-        if got := found(): return got
-        time.sleep(0.05)
-    pytest.fail(f"waited {s} s for {what}")
 
 
 def port_of(endpoint): return int(endpoint.url.rsplit(":", 1)[1])

@@ -3,7 +3,6 @@
 A beast is a function that gives a release (or raises); `caught_by` keeps it under its check's name."""
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from waiting import own_module
 
 from deploy_assist import prepare
 from deploy_assist.environment import lock_of
@@ -78,17 +78,14 @@ def odd(how, **options): return own("Answers", cost, how=how, **options)
 
 def healthy(folder: Path):
     "A release with which nothing is wrong, not even what most leave out."
-    module = folder / "zoo_features.py"
-    module.write_text("import numpy as np\n\n\ndef log_age(X): return np.log1p(np.abs(X))\n")
-    sys.path.insert(0, str(folder))
-    from zoo_features import log_age
-    sys.path.remove(str(folder))
+    with own_module(folder, "zoo_features", "import numpy as np\n\n\ndef log_age(X): return np.log1p(np.abs(X))\n") as module:
+        log_age = module.log_age
     notes = X.assign(note=[f"patient {i} slept {i % 7} hours and felt well" for i in range(len(X))])
     model = make_pipeline(
         make_column_transformer((StandardScaler(), ["bmi"]), (FunctionTransformer(log_age), ["age"]),
                                 (OneHotEncoder(handle_unknown="ignore"), ["sex"])), LogisticRegression())
     given = halves(notes, ill)
-    release = prepare(model.fit(given["X"], given["y"]), **given, name="zoo", modules=[module],
+    release = prepare(model.fit(given["X"], given["y"]), **given, name="zoo", modules=[Path(module.__file__)],
                       trusted=["zoo_features.log_age"], settings={"labels": {"source": "feedback", "delay_days": 30}})
     proof = {"proven": True, "why": "", "max_difference": 0.0}
     engine = json.dumps({"engine": "sklearn", "why": "asked for", "engines": {"sklearn": proof}}).encode()
