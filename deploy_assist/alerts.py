@@ -107,7 +107,7 @@ def _check_email(url: str) -> str:
 def _words(text: str) -> list[str]:
     "The words of a command."
     try: words = shlex.split(text.partition(":")[2])
-    except ValueError as e: raise ConfigError(f"alerts: a command that cannot be read ({e}), expected command:PROGRAM") from None
+    except ValueError as e: raise ConfigError(f"alerts: a command that cannot be read ({e})") from None
     if not words: raise ConfigError("alerts: got 'command:' without a program, expected such as command:/usr/local/bin/page-me")
     return words
 

@@ -312,10 +312,22 @@ def _plain(row: Any) -> dict: return {k: getattr(row, v) for k, v in _SHOWN.item
 CODES = {"keep": 0, "watch": 10, "cannot tell": 10, "retrain": 20, "roll back": 20}
 _START = """import ctypes, os, resource, signal, sys
 parent, memory = int(sys.argv[1]), int(sys.argv[2])
-if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+signal.signal(signal.SIGUSR1, lambda *_: os.killpg(0, signal.SIGKILL))
+if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGUSR1)
 if os.getppid() != parent: sys.exit(1)
-if memory: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-os.execvp(sys.argv[3], sys.argv[3:])"""
+pid = os.fork()
+if not pid:
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    try:
+        if memory: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        os.execvp(sys.argv[3], sys.argv[3:])
+    except (OSError, ValueError) as e: os.write(2, f"{sys.argv[3]}: {e}".encode())
+    os._exit(127)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+if code >= 0: os._exit(code)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+os.kill(os.getpid(), -code)"""
 _SENTINEL = "application/vnd.deploy-assist.done+json"
 
 class Broken(DeployAssistError):
@@ -704,7 +716,7 @@ _FINE = "case $? in 10|20) true;; *) exit 1;; esac"
 def _crontab(s: Schedule, engine: sa.Engine) -> str:
     env = " ".join(f"{k}={shlex.quote(v)}" for k, v in _setting(s, engine).items())
     line = f"cd {shlex.quote(s.folder)} && {env} {shlex.quote(sys.executable)} -m deploy_assist.cli {_DUE}"
-    note = "" if engine.dialect.name == "sqlite" else "# DEPLOY_ASSIST_LOG_URL has to be set in the crontab or the environment\n"
+    note = "" if engine.dialect.name == "sqlite" else "# set DEPLOY_ASSIST_LOG_URL in the crontab\n"
     return f"{note}*/5 * * * * {line} >/dev/null || true\n".replace("%", r"\%")
 
 def _systemd(s: Schedule, engine: sa.Engine) -> str:

@@ -35,7 +35,8 @@ def log(request, tmp_path):
 
 
 def test_schedulers_at_once_run_each_window_once(log, tmp_path):
-    s = schedule("m", cron="0 * * * *", log=log, catch_up="all", command=word(before=f"echo {{since}} >> {tmp_path}/ran; sleep 0.1"))
+    command = word(before=f"echo {{since}} >> {tmp_path}/ran; sleep 0.1")
+    s = schedule("m", cron="0 * * * *", log=log, catch_up="all", command=command)
     now = (s.next + timedelta(hours=6)).isoformat()
     code = f"from deploy_assist.schedule import run_due; print(len(run_due({now!r}, log={log!r})))"
     ps = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -45,7 +46,8 @@ def test_schedulers_at_once_run_each_window_once(log, tmp_path):
 
 
 def test_a_killed_scheduler_is_replaced(log, tmp_path):
-    s = schedule("m", cron="0 6 * * *", log=log, command=word(before=f"echo $$ >> {tmp_path}/pids; [ -e {tmp_path}/go ] || sleep 60"))
+    command = word(before=f"echo $$ >> {tmp_path}/pids; [ -e {tmp_path}/go ] || sleep 60")
+    s = schedule("m", cron="0 6 * * *", log=log, command=command)
     now, pids = s.next, tmp_path / "pids"
     code = f"from deploy_assist.schedule import run_due; run_due({now.isoformat()!r}, log={log!r})"
     first = subprocess.Popen([sys.executable, "-c", code])
@@ -66,8 +68,8 @@ def test_a_killed_scheduler_is_replaced(log, tmp_path):
 
 @pytest.mark.parametrize("before, said, code", [
     ("kill -9 $$", "killed by SIGKILL", 1), ("sleep 30", "longer than 0.5 seconds", 1), ("exit 2", "ended with 2", 2),
-    ("exit 0", "left no JSON", 1), ("echo x > /dev/full || exit 1", "o space left", 1), ("head -c 900m /dev/zero | tail >/dev/null || exit 1",
-                                                                                "", 1)])
+    ("exit 0", "left no JSON", 1), ("echo x > /dev/full || exit 1", "I/O error", 1),
+    ("head -c 900m /dev/zero | tail >/dev/null || exit 1", "tail", 1)])
 def test_a_failed_run_is_broken_and_tried_again(tmp_path, before, said, code):
     s = schedule("m", cron="0 6 * * *", command=word(before=before), timeout_s=0.5 if "sleep" in before else 30, memory_mb=200)
     run, = run_due(s.next)
@@ -151,7 +153,8 @@ def test_a_second_schedule_of_a_model_has_a_folder_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("wrong", [dict(cron="* * *"), dict(cron=6), dict(timezone="Mars"), dict(window="week"), dict(window=7),
                                    dict(catch_up="some"), dict(on="drift"), dict(target="nomad"), dict(timeout_s=0),
-                                   dict(timeout_s=float("nan")), dict(memory_mb="1"), dict(alerts=["ftp://x"]), dict(command="ls")])
+                                   dict(timeout_s=float("nan")), dict(memory_mb="1"), dict(alerts=["ftp://x"]),
+                                   dict(command="ls")])
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(ConfigError, match="expected"): schedule("m", **{"cron": "0 6 * * *"} | wrong)
     assert list_schedules() == []
@@ -187,23 +190,25 @@ def test_the_texts_for_other_clocks(tmp_path, monkeypatch):
     steps = yaml.safe_load(texts["github"])["jobs"]["due"]["steps"]
     script = next(s["run"] for s in steps if "schedule run" in s.get("run", ""))
     for code, wanted in ((0, 0), (10, 0), (20, 0), (1, 1), (2, 1)):
-        assert subprocess.run(["sh", "-c", script.replace("deploy-assist schedule run --due", f"(exit {code})")]).returncode == wanted
+        line = script.replace("deploy-assist schedule run --due", f"(exit {code})")
+        assert subprocess.run(["sh", "-c", line]).returncode == wanted
     service, timer = texts["systemd"].split("# /etc/systemd/system/deploy-assist.timer\n")
     (tmp_path / "deploy-assist.service").write_text(service)
     (tmp_path / "deploy-assist.timer").write_text(timer)
     if Path("/usr/bin/systemd-analyze").exists():
-        said = subprocess.run(["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.glob("deploy-assist.*"))], capture_output=True,
-                              text=True, env=os.environ | {"SYSTEMD_LOG_LEVEL": "warning"})
+        units = map(str, tmp_path.glob("deploy-assist.*"))
+        said = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True,
+                              env=os.environ | {"SYSTEMD_LOG_LEVEL": "warning"})
         assert "deploy-assist" not in said.stderr, said.stderr
 
 
-def test_the_command_line(capfd, monkeypatch):
+def test_the_command_line(capfd, tmp_path):
     def sh(*words):
         capfd.readouterr()
         return command_line([*words]), *capfd.readouterr()
-    code, out, _ = sh("schedule", "add", "m", "--cron", "0 6 * * *", "--alert", "https://h.example/secret", "--json", "--command",
-                      "sh -c 'echo {{\"action\":\"watch\"}} > {out}/v.json; exit 10'".replace("{{", "{").replace("}}", "}").replace(
-                          '{"action":"watch"}', '"{\\"action\\":\\"watch\\"}"'))
+    (tmp_path / "watch.sh").write_text("echo '{\"action\": \"watch\"}' > $1/v.json; exit 10")
+    code, out, _ = sh("schedule", "add", "m", "--cron", "0 6 * * *", "--alert", "command:true --token secret", "--json",
+                      "--command", "sh watch.sh {out}")
     made = json.loads(out)
     assert code == 0 and made["next"] and "secret" not in out
     assert sh("schedule", "run", "--due")[:2] == (0, "nothing is due\n")
@@ -214,3 +219,15 @@ def test_the_command_line(capfd, monkeypatch):
     assert "secret" not in sh("schedule", "list")[1] and made["id"] in sh("schedule", "list")[1]
     assert sh("schedule", "run")[0] == 2 and sh("schedule", "add", "m", "--cron", "x")[0] == 1
     assert sh("schedule", "remove", made["id"])[0] == 0
+
+
+def test_a_real_report(patients, tmp_path):
+    "The child is `deploy-assist report`; nothing was logged, so it cannot tell."
+    from deploy_assist import register
+    register(patients, alias="champion")
+    s = schedule("patients", cron="0 6 * * MON", window="7d", alerts=f"command:tee {tmp_path}/told")
+    done, = run_due(s.next)
+    assert (done["state"], done["action"], done["exit_code"]) == ("done", "cannot tell", 10), done["error"]
+    page = Path(done["report"])
+    assert page.parent == tmp_path / "reports" and page.is_file() and page.with_suffix(".json").is_file()
+    assert json.loads((tmp_path / "told").read_text())["facts"]["report"] == str(page)
