@@ -205,7 +205,7 @@ def _letter(said: Mapping, m: Message) -> EmailMessage:
     mail = EmailMessage()
     mail["Subject"] = " ".join(f"[deploy_assist] {m.subject}".split())
     mail["From"], mail["To"], mail["Date"] = said["sender"], ", ".join(said["to"]), formatdate(usegmt=True)
-    mail["Message-ID"] = f"<{m.id}@deploy-assist>"
+    mail["Message-ID"] = f"<{re.sub(r'[^a-zA-Z0-9.-]', '.', m.id)}@deploy-assist>"
     mail["Auto-Submitted"] = "auto-generated"
     mail.set_content(m.text)
     page = Path(m.facts.get("report") or "none")

@@ -530,7 +530,7 @@ def _execute(engine: sa.Engine, s: Schedule, row: Any, owner: str, now: datetime
             mine = sa.update(_runs).where(_runs.c.id == row.id, _runs.c.owner == owner, _runs.c.state == "running")
             if not c.execute(mine.values(owner=None, lease_until=None, ended=ended, **values)).rowcount: return None
             done = c.execute(sa.select(_runs).where(_runs.c.id == row.id)).one()
-            if done.state == "done" and done.report == s.id: _tell(c, s, done, verdict, ended)
+            if done.state == "done" and done.report == s.id: _tell(c, s, done, verdict, now)
             return _plain(done)
     return _patiently(write, stop)
 
@@ -550,7 +550,7 @@ def _tell(c: sa.Connection, s: Schedule, done: Any, verdict: Mapping, now: datet
     if told is None: return
     window = (done.window_start, done.window_end)
     if done.action != (told.told or "keep"):
-        event = f"{s.id}:{done.window_start:%Y%m%dT%H%M%S}:{done.opened}:{done.action}"
+        event = f"{s.id}:{done.window_start:%Y%m%dT%H%M%S}:{done.opened}:{done.action.replace(' ', '-')}"
         post(c, s.id, verdict_message(event, s.name, done.action, told.told, told.told_at, window, verdict, done.path),
                 s.targets, now)
     if done.action != told.told:

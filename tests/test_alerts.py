@@ -82,7 +82,7 @@ def test_a_letter_arrives_with_the_page(post_office, tmp_path):
     page.write_text("<h1>größe</h1>")
     send(post_office.url, Message(message.id, message.subject, message.text, {"report": str(page)}))
     letter, = post_office.got
-    assert letter["Message-ID"] == "<s:1:watch@deploy-assist>" and letter["Subject"] == "[deploy_assist] größe: watch"
+    assert letter["Message-ID"] == "<s.1.watch@deploy-assist>" and letter["Subject"] == "[deploy_assist] größe: watch"
     assert letter.get_body().get_content().splitlines()[0] == "größe: watch"
     assert [a.get_filename() for a in letter.iter_attachments()] == ["r.html"]
 

@@ -69,7 +69,7 @@ def test_a_killed_scheduler_is_replaced(log, tmp_path):
 @pytest.mark.parametrize("before, said, code", [
     ("kill -9 $$", "killed by SIGKILL", 1), ("sleep 30", "longer than 0.5 seconds", 1), ("exit 2", "ended with 2", 2),
     ("exit 0", "left no JSON", 1), ("echo x > /dev/full || exit 1", "I/O error", 1),
-    ("head -c 900m /dev/zero | tail >/dev/null || exit 1", "tail", 1)])
+    ("head -c 900m /dev/zero | tail >/dev/null || exit 1", "head", 1)])
 def test_a_failed_run_is_broken_and_tried_again(tmp_path, before, said, code):
     s = schedule("m", cron="0 6 * * *", command=word(before=before), timeout_s=0.5 if "sleep" in before else 30, memory_mb=200)
     run, = run_due(s.next)
@@ -126,7 +126,7 @@ def logged(request, tmp_path):
     schema, id, model = Schema((Column("age", "integer"),), classes=(0, 1)), uuid7(), f"late-{request.param}"
     with PredictionLog(url) as log:
         log.append(Batch(ids=[id], time=time.time() - 3600, model=model, version="1", source="api", columns={"age": [40]},
-                         predictions=[1], scores=[[.2, .8]], latency_ms=1.0), schema)
+                         predictions=[1], probabilities=[[.2, .8]], latency_ms=1.0, schema=schema))
         log.flush()
         yield log, id, model
 
