@@ -1889,6 +1889,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'deploy_assist.schedule._k8s': ('schedule.html#_k8s', 'deploy_assist/schedule.py'),
                                         'deploy_assist.schedule._keeper': ('schedule.html#_keeper', 'deploy_assist/schedule.py'),
                                         'deploy_assist.schedule._label_state': ('schedule.html#_label_state', 'deploy_assist/schedule.py'),
+                                        'deploy_assist.schedule._label_state_of_file': ( 'schedule.html#_label_state_of_file',
+                                                                                         'deploy_assist/schedule.py'),
                                         'deploy_assist.schedule._limits': ('schedule.html#_limits', 'deploy_assist/schedule.py'),
                                         'deploy_assist.schedule._miss': ('schedule.html#_miss', 'deploy_assist/schedule.py'),
                                         'deploy_assist.schedule._names_day': ('schedule.html#_names_day', 'deploy_assist/schedule.py'),

@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -146,6 +147,8 @@ _runs = sa.Table(
     sa.UniqueConstraint("model", "report", "window_start"),
 )
 
+_BESIDE = "-schedules"
+
 def _engine(log: Any = None) -> sa.Engine:
     "The log's database with the ledger's tables."
     with suppress(AttributeError): log = log.url
@@ -155,7 +158,7 @@ def _engine(log: Any = None) -> sa.Engine:
         engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(target.where), poolclass=sa.NullPool)
     else:
         Path(target.where).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(sa.URL.create("sqlite", database=target.where), poolclass=sa.NullPool,
+        engine = sa.create_engine(sa.URL.create("sqlite", database=target.where + _BESIDE), poolclass=sa.NullPool,
                 connect_args={"timeout": 20})
         @sa.event.listens_for(engine, "connect")
         def _(connection, record):
@@ -579,19 +582,33 @@ _REOPEN = timedelta(days=92)
 
 def _label_state(engine: sa.Engine, s: Schedule, since: datetime, until: datetime) -> str | None:
     "How many labels a window has, and the latest one's time."
+    if engine.dialect.name == "sqlite": return _label_state_of_file(engine.url.database.removesuffix(_BESIDE), s.name, since,
+            until)
     try:
         with engine.begin() as c:
             found = c.execute(sa.text("SELECT name FROM log_tables WHERE model = :m"), dict(m=s.name)).scalars().all()
-            at = (lambda t: round(t.timestamp() * 1e6)) if c.dialect.name == "sqlite" else (lambda t: t)
             count, last = 0, ""
             for table in found:
                 q = '"' + table.replace('"', '""') + '"'
                 n, newest = c.execute(sa.text(f"SELECT count(*), max(l.time) FROM {q} p JOIN log_labels l "
                                               f"ON l.prediction_id = p.prediction_id WHERE p.time >= :a AND p.time < :b"),
-                                      dict(a=at(since), b=at(until))).one()
+                                      dict(a=since, b=until)).one()
                 count, last = count + n, max(last, str(newest or ""))
             return f"{count}:{last}"[:60]
     except sa.exc.SQLAlchemyError: return None  # nothing was logged yet
+
+def _label_state_of_file(path: str, name: str, since: datetime, until: datetime) -> str | None:
+    "The same of a log in SQLite, through the log's own driver."
+    if not Path(path).is_file(): return None
+    with PredictionLog(f"sqlite:///{quote(path)}") as log, log._reading() as db:
+        known, count, last = name.replace("'", "''"), 0, ""
+        found = db.run(f"SELECT name FROM log_tables WHERE model = '{known}'").column(0).to_pylist()
+        for table in found:
+            q = '"' + table.replace('"', '""') + '"'
+            of = (f"FROM {q} p JOIN log_labels l ON l.prediction_id = p.prediction_id "
+                  f"WHERE p.time >= {round(since.timestamp() * 1e6)} AND p.time < {round(until.timestamp() * 1e6)}")
+            count, last = count + db.one(f"SELECT count(*) {of}"), max(last, str(db.one(f"SELECT max(l.time) {of}") or ""))
+    return f"{count}:{last}"[:60]
 
 def _reopen(engine: sa.Engine, s: Schedule, now: datetime) -> None:
     "Queue the windows of the last quarter that got labels since they were reported on."
@@ -707,7 +724,7 @@ def _tidy(s: Schedule, now: datetime) -> None:
 # %% ../nbs/25_schedule.ipynb #sc4a068e
 def _setting(s: Schedule, engine: sa.Engine) -> dict:
     "Environment that holds no secret."
-    url = f"sqlite:///{engine.url.database}" if engine.dialect.name == "sqlite" else ""
+    url = f"sqlite:///{quote(engine.url.database.removesuffix(_BESIDE))}" if engine.dialect.name == "sqlite" else ""
     return {k: v for k, v in dict(DEPLOY_ASSIST_HOME=s.home, DEPLOY_ASSIST_LOG_URL=url).items() if v}
 
 _DUE = "schedule run --due"
