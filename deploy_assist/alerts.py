@@ -107,7 +107,7 @@ def _check_email(url: str) -> str:
 def _words(text: str) -> list[str]:
     "The words of a command."
     try: words = shlex.split(text.partition(":")[2])
-    except ValueError as e: raise ConfigError(f"alerts: a command that cannot be read ({e}), expected command:PROGRAM") from None
+    except ValueError as e: raise ConfigError(f"alerts: a command that cannot be read ({e})") from None
     if not words: raise ConfigError("alerts: got 'command:' without a program, expected such as command:/usr/local/bin/page-me")
     return words
 
@@ -205,7 +205,7 @@ def _letter(said: Mapping, m: Message) -> EmailMessage:
     mail = EmailMessage()
     mail["Subject"] = " ".join(f"[deploy_assist] {m.subject}".split())
     mail["From"], mail["To"], mail["Date"] = said["sender"], ", ".join(said["to"]), formatdate(usegmt=True)
-    mail["Message-ID"] = f"<{m.id}@deploy-assist>"
+    mail["Message-ID"] = f"<{re.sub(r'[^a-zA-Z0-9.-]', '.', m.id)}@deploy-assist>"
     mail["Auto-Submitted"] = "auto-generated"
     mail.set_content(m.text)
     page = Path(m.facts.get("report") or "none")

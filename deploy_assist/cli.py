@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['report_codes', 'retrain_codes', 'Answer', 'plain', 'cli', 'command', 'run', 'main', 'until_stopped', 'keys',
-           'tutorial']
+           'schedules', 'tutorial']
 
 # %% ../nbs/31_cli.ipynb #2f2e7d10
 import inspect
@@ -729,6 +729,131 @@ def _retrain(name: str, init: bool, **told: Any) -> Answer:
         done = retrain(name, **told)
     except ConfigError as e: raise click.UsageError(one_line(e)) from None
     return Answer(done.to_dict(), str(done), retrain_codes[done.decision])
+
+# %% ../nbs/31_cli.ipynb #schcli01
+@cli.group("schedule")
+def schedules() -> None:
+    """Reports at the times of a cron: list, add, remove, run, start, runs.
+
+    \b
+    Example:
+      deploy-assist schedule add patients --cron "0 6 * * MON" --alert https://hooks.slack.com/services/..."""
+
+_log_url = click.option("--log", metavar="URL", help="The prediction log; default: DEPLOY_ASSIST_LOG_URL, else SQLite.")
+
+@command("list", schedules)
+@_log_url
+def _schedule_list(log: str | None) -> Answer:
+    """What is scheduled, and when is it next?
+
+    \b
+    Example:
+      deploy-assist schedule list"""
+    from deploy_assist.schedule import list_schedules
+    found = [s.to_dict() for s in list_schedules(log)]
+    lines = [f"{s['id']}  {s['cron']}  {s['timezone']}  next {s['next']:%Y-%m-%d %H:%M} UTC  {' '.join(s['alerts'])}".rstrip()
+             for s in found]
+    return Answer(found, "\n".join(lines) or "nothing is scheduled: deploy-assist schedule add NAME --cron '0 6 * * MON'")
+
+# %% ../nbs/31_cli.ipynb #schcli02
+@command("add", schedules)
+@click.argument("name")
+@click.option("--cron", required=True, metavar="TEXT", help="minute hour day month weekday, such as '0 6 * * MON'.")
+@click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="In which the cron is read.")
+@click.option("--window", metavar="AGE", help="Such as 7d; default: from one time of the cron to the next.")
+@click.option("--alert", "alerts", multiple=True, metavar="TARGET", help="https://, smtp:// or command:; may be repeated.")
+@click.option("--out", default="reports", show_default=True, metavar="FOLDER", help="Where the reports go.")
+@click.option("--catch-up", type=click.Choice(["latest", "all"]), default="latest", show_default=True, help="Of missed windows.")
+@click.option("--on", type=click.Choice(["retrain"]), help="Retrain when the verdict says so.")
+@click.option("--target", type=click.Choice(["cron", "systemd", "github", "airflow", "k8s"]), help="Print the text for it.")
+@click.option("--baseline", default="champion", show_default=True, metavar="WHAT", help="As in report.")
+@click.option("--timeout", "timeout_s", type=float, default=600.0, show_default=True, metavar="SECONDS", help="Of one run.")
+@click.option("--memory", "memory_mb", type=float, metavar="MB", help="Address space of one run; default: no limit.")
+@click.option("--command", metavar="TEXT", help="A program instead of the report; {name} {since} {until} {out} are filled in.")
+@_log_url
+def _schedule_add(name: str, command: str | None, target: str | None, **told: Any) -> Answer:
+    """Report on a model at the times of a cron.
+
+    \b
+    Example:
+      deploy-assist schedule add patients --cron "0 6 * * MON" --timezone Europe/Berlin --window 7d
+      deploy-assist schedule add patients --cron "0 6 * * MON" --target systemd"""
+    import shlex
+
+    from deploy_assist.schedule import schedule
+    try: words = shlex.split(command or "")
+    except ValueError as e: raise click.UsageError(f"--command: {e}") from None
+    made = schedule(name, target=target, command=words, **told)
+    if target: return Answer(dict(target=target, text=made), made.rstrip())
+    return Answer(made.to_dict(), f"{made.id}: next at {made.next:%Y-%m-%d %H:%M} UTC; run by deploy-assist schedule start")
+
+@command("remove", schedules)
+@click.argument("id")
+@_log_url
+def _schedule_remove(id: str, log: str | None) -> Answer:
+    """Forget a schedule; its runs stay in the ledger.
+
+    \b
+    Example:
+      deploy-assist schedule remove patients-1a2b3c4d"""
+    from deploy_assist.schedule import remove
+    remove(id, log)
+    return Answer(dict(removed=id), f"removed {id}")
+
+# %% ../nbs/31_cli.ipynb #schcli03
+_badness = {0: 0, 10: 1, 20: 2, 1: 3, 2: 4}
+
+def _ran(found: Any) -> Answer:
+    "An answer about runs; the exit code is the worst one's."
+    lines = [f"{r['name']}  {r['window_start']:%Y-%m-%d %H:%M} to {r['window_end']:%Y-%m-%d %H:%M}  {r['state']}  "
+             f"{r['action'] if r['state'] == 'done' else r['error'] or ''}".rstrip() for r in found]
+    code = max((r["exit_code"] for r in found if r["exit_code"] is not None), key=lambda c: _badness.get(c, 3), default=0)
+    return Answer(found, "\n".join(lines) or "nothing is due", code)
+
+@command("run", schedules)
+@click.argument("name", required=False)
+@click.option("--due", is_flag=True, help="All that is due.")
+@click.option("--window-start", metavar="TIME", help="Or the report of NAME whose window starts then, again if need be.")
+@_log_url
+def _schedule_run(name: str | None, due: bool, window_start: str | None, log: str | None) -> Answer:
+    """Run what is due, or one window. Exit code 0 keep, 10 watch or cannot tell, 20 act, 1 broken: the worst of the runs.
+
+    \b
+    Example:
+      deploy-assist schedule run --due
+      deploy-assist schedule run patients --window-start 2026-11-23T06:00Z"""
+    if due == bool(name and window_start) or (due and (name or window_start)):
+        raise click.UsageError("expected --due, or NAME --window-start TIME")
+    from deploy_assist.schedule import run_due, run_window
+    return _ran(run_due(log=log) if due else [run_window(name, window_start, log=log)])
+
+@command("runs", schedules)
+@click.argument("name", required=False)
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, newest first.")
+@_log_url
+def _schedule_runs(name: str | None, limit: int, log: str | None) -> Answer:
+    """The newest runs.
+
+    \b
+    Example:
+      deploy-assist schedule runs patients --json"""
+    from deploy_assist.schedule import runs
+    found = runs(name, log=log, limit=limit)
+    shown = found[["name", "window_start", "state", "action", "exit_code", "attempt", "error"]].astype(object).fillna("")
+    return Answer(found, shown.to_string(index=False) if len(found) else "nothing was run yet")
+
+@command("start", schedules)
+@_log_url
+def _schedule_start(log: str | None) -> Answer:
+    """Run what is due, until Ctrl-C. Several may run at once: none runs a window twice.
+
+    \b
+    Example:
+      deploy-assist schedule start"""
+    need("apscheduler", "notebook", "schedulers")
+    from deploy_assist.schedule import list_schedules, start
+    n = len(list_schedules(log))
+    return Answer(dict(schedules=n, pid=os.getpid()), f"{n} schedules; Ctrl-C stops it", stay=lambda: start(log))
 
 # %% ../nbs/31_cli.ipynb #5d9f9e7a
 @command("quickstart")

@@ -6,14 +6,16 @@
 __all__ = ['CODES', 'Cron', 'after', 'before', 'Schedule', 'schedule', 'list_schedules', 'remove', 'runs', 'Broken', 'run_due',
            'run_window', 'start']
 
-# %% ../nbs/25_schedule.ipynb #sc7f4b3d
-import calendar, ctypes, hashlib, json, logging, os, re, resource, shlex, shutil, signal, subprocess, sys, threading, time, uuid
+# %% ../nbs/25_schedule.ipynb #sc4c57f6
+import calendar, hashlib, json, logging, os, re, shlex, shutil, signal, subprocess, sys, threading, time, uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 _FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
 _NAMES = {"month": {n.upper(): i for i, n in enumerate(calendar.month_abbr) if n},
           "weekday": dict(SUN=0, MON=1, TUE=2, WED=3, THU=4, FRI=5, SAT=6)}
-_SHORT = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *",
+_SHORT = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
+        "@monthly": "0 0 1 * *",
           "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *"}
 
 def _field(name: str, text: str) -> frozenset[int]:
@@ -69,7 +72,8 @@ class Cron:
         except Exception:
             raise ConfigError(f"timezone: got {self.timezone!r}, expected a name such as 'Europe/Berlin' or 'UTC'") from None
         either = not words[2].startswith("*") and not words[4].startswith("*")
-        for k, v in dict(fields=values, zone=zone, either=either, wild=words[1].startswith("*")).items(): object.__setattr__(self, k, v)
+        told = dict(fields=values, zone=zone, either=either, wild=words[1].startswith("*"))
+        for k, v in told.items(): object.__setattr__(self, k, v)
         if not either and not any(d <= max(calendar.monthrange(2024, m)[1] for m in values["month"]) for d in values["day"]):
             raise ConfigError(f"cron: got {self.text!r}, a day that no such month has; {_CRON}")
 
@@ -143,6 +147,8 @@ _runs = sa.Table(
     sa.UniqueConstraint("model", "report", "window_start"),
 )
 
+_BESIDE = "-schedules"
+
 def _engine(log: Any = None) -> sa.Engine:
     "The log's database with the ledger's tables."
     with suppress(AttributeError): log = log.url
@@ -152,7 +158,8 @@ def _engine(log: Any = None) -> sa.Engine:
         engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(target.where), poolclass=sa.NullPool)
     else:
         Path(target.where).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(sa.URL.create("sqlite", database=target.where), poolclass=sa.NullPool, connect_args={"timeout": 20})
+        engine = sa.create_engine(sa.URL.create("sqlite", database=target.where + _BESIDE), poolclass=sa.NullPool,
+                connect_args={"timeout": 20})
         @sa.event.listens_for(engine, "connect")
         def _(connection, record):
             connection.isolation_level = None
@@ -212,7 +219,8 @@ class Schedule:
 
     def to_dict(self) -> dict:
         "Plain values, without secrets."
-        kept = ("id", "name", "cron", "timezone", "window", "alerts", "catch_up", "on", "baseline", "timeout_s", "memory_mb", "command")
+        kept = ("id", "name", "cron", "timezone", "window", "alerts", "catch_up", "on", "baseline", "timeout_s", "memory_mb",
+                "command")
         return {k: getattr(self, k) for k in kept} | {"out": str(self.place), "next": self.next}
 
 def _from_row(row: Any) -> Schedule:
@@ -256,18 +264,21 @@ def schedule(
             raise ConfigError(f"{what}: got {value!r}, expected a number above 0")
     if isinstance(command, str) or not all(isinstance(w, str) for w in command):
         raise ConfigError(f"command: got {command!r}, expected a list of words, such as ['python', 'mine.py', '{{since}}']")
-    if not isinstance(baseline, str): raise ConfigError(f"baseline: got {type(baseline).__name__}, expected a text that can be stored")
+    if not isinstance(baseline,
+            str): raise ConfigError(f"baseline: got {type(baseline).__name__}, expected a text that can be stored")
     found = [read_target(t) for t in ([alerts] if isinstance(alerts, str) else alerts)]
     found = list({t.id: t for t in found}.values())
     digest = hashlib.sha256("\0".join([name, times.text, timezone, window or ""]).encode()).hexdigest()[:8]
     id = f"{re.sub(r'[^a-zA-Z0-9]+', '-', name).strip('-')[:60] or 'model'}-{digest}"
     home = PredictionLog(getattr(log, "url", log)).home
     spec = dict(cron=cron, timezone=timezone, window=window, out=os.path.expanduser(out), catch_up=catch_up, on=on,
-                baseline=baseline, timeout_s=timeout_s, memory_mb=memory_mb, command=list(command), folder=os.getcwd(), home=str(home),
+                baseline=baseline, timeout_s=timeout_s, memory_mb=memory_mb, command=list(command), folder=os.getcwd(),
+                        home=str(home),
                 alerts=[t.given for t in found])
     engine = _engine(log)
     with engine.begin() as c:
-        others = [_from_row(r) for r in c.execute(sa.select(_schedules).where(_schedules.c.name == name, _schedules.c.id != id))]
+        others = [_from_row(r) for r in c.execute(sa.select(_schedules).where(_schedules.c.name == name,
+                _schedules.c.id != id))]
         if any(o.place == Path(os.getcwd()) / spec["out"] for o in others): spec["out"] = str(Path(spec["out"]) / id)
         insert_new(c, _schedules, dict(id=id, name=name, spec="{}", created=datetime.now(UTC), look_s=0.0))
         c.execute(sa.update(_schedules).where(_schedules.c.id == id).values(spec=json.dumps(spec)))
@@ -295,7 +306,8 @@ def runs(name: str | None = None, *, log: Any = None, limit: int = 20) -> "pd.Da
     return pd.DataFrame(found, columns=list(_SHOWN))
 
 _SHOWN = dict(name="model", window_start="window_start", window_end="window_end", state="state", action="action",
-              exit_code="exit_code", started="started", ended="ended", attempt="attempt", report="path", error="error", schedule="report")
+              exit_code="exit_code", started="started", ended="ended", attempt="attempt", report="path", error="error",
+                      schedule="report")
 
 def _plain(row: Any) -> dict: return {k: getattr(row, v) for k, v in _SHOWN.items()}
 
@@ -303,10 +315,22 @@ def _plain(row: Any) -> dict: return {k: getattr(row, v) for k, v in _SHOWN.item
 CODES = {"keep": 0, "watch": 10, "cannot tell": 10, "retrain": 20, "roll back": 20}
 _START = """import ctypes, os, resource, signal, sys
 parent, memory = int(sys.argv[1]), int(sys.argv[2])
-if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+signal.signal(signal.SIGUSR1, lambda *_: os.killpg(0, signal.SIGKILL))
+if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGUSR1)
 if os.getppid() != parent: sys.exit(1)
-if memory: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-os.execvp(sys.argv[3], sys.argv[3:])"""
+pid = os.fork()
+if not pid:
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    try:
+        if memory: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        os.execvp(sys.argv[3], sys.argv[3:])
+    except (OSError, ValueError) as e: os.write(2, f"{sys.argv[3]}: {e}".encode())
+    os._exit(127)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+if code >= 0: os._exit(code)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+os.kill(os.getpid(), -code)"""
 _SENTINEL = "application/vnd.deploy-assist.done+json"
 
 class Broken(DeployAssistError):
@@ -321,12 +345,13 @@ def _words(s: Schedule, row: Any, folder: Path) -> list[str]:
     if s.command:
         told = {"{name}": s.name, "{since}": since, "{until}": until, "{out}": str(folder)}
         return [re.sub(r"\{(name|since|until|out)\}", lambda m: told[m[0]], w) for w in s.command]
-    return [*here, "report", s.name, "--since", since, "--until", until, "--baseline", s.baseline, "--out", str(s.place), "--json"]
+    return [*here, "report", s.name, "--since", since, "--until", until, "--baseline", s.baseline, "--out", str(s.place),
+            "--json"]
 
 def _environment(s: Schedule, url: str) -> dict:
     "The run finds what the person's session found: home, log and registry."
     folder = s.folder if Path(s.folder).is_dir() else os.getcwd()
-    library = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    library = os.pathsep.join(filter(None, [str(Path(str(files("deploy_assist"))).parent), os.environ.get("PYTHONPATH")]))
     usual = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "DEPLOY_ASSIST_HOME": s.home}
     return usual | os.environ | {"DEPLOY_ASSIST_LOG_URL": url, "PYTHONPATH": library}
 
@@ -361,7 +386,8 @@ def _process(s: Schedule, words: list[str], folder: Path, env: dict, is_ours: Ca
     "Exit code, stdout and stderr."
     memory = str(int((s.memory_mb or 0) * 2**20))
     with open(folder / ".stdout", "w+b") as out, open(folder / ".stderr", "w+b") as err:
-        p = subprocess.Popen([sys.executable, "-I", "-S", "-c", _START, str(os.getpid()), memory, *words], stdin=subprocess.DEVNULL,
+        p = subprocess.Popen([sys.executable, "-I", "-S", "-c", _START, str(os.getpid()), memory, *words],
+                stdin=subprocess.DEVNULL,
                              stdout=out, stderr=err, start_new_session=True, env=env,
                              cwd=s.folder if Path(s.folder).is_dir() else None)
         until = time.monotonic() + s.timeout_s
@@ -385,8 +411,10 @@ def _believe(s: Schedule, row: Any, code: int, out: str, err: str, folder: Path,
     if code not in (0, 10, 20): raise Broken(said or f"ended with {code}", 2 if code == 2 else 1)
     if row.report.endswith(":retrain"):
         try: answer = json.loads(out.strip().splitlines()[-1])
-        except (IndexError, ValueError): raise Broken(f"the retrain ended with {code} and printed no JSON {said}".strip()) from None
-        return dict(action=str(answer.get("decision") or answer.get("action") or "done")[:40], exit_code=code, path=None, verdict={})
+        except (IndexError,
+                ValueError): raise Broken(f"the retrain ended with {code} and printed no JSON {said}".strip()) from None
+        return dict(action=str(answer.get("decision") or answer.get("action") or "done")[:40], exit_code=code, path=None,
+                verdict={})
     try:
         if s.command: path = next(iter(sorted(folder.glob("*.json"))))
         else: path = Path(json.loads(out.strip().splitlines()[-1])["files"]["json"]).absolute()
@@ -439,7 +467,8 @@ def _slots(s: Schedule, last: datetime | None, now: datetime) -> list[datetime]:
     return found[::-1]
 
 def _enter(c: sa.Connection, model: str, report: str, window: tuple[datetime, datetime], due: datetime, now: datetime) -> bool:
-    return insert_new(c, _runs, dict(id=uuid.uuid4().hex, model=model, report=report, window_start=window[0], window_end=window[1],
+    return insert_new(c, _runs, dict(id=uuid.uuid4().hex, model=model, report=report, window_start=window[0],
+            window_end=window[1],
                                      due=due, state="queued", attempt=0, not_before=now, opened=0))
 
 def _enqueue(engine: sa.Engine, s: Schedule, now: datetime) -> None:
@@ -458,7 +487,8 @@ def _claim(engine: sa.Engine, now: datetime, owner: str, ids: Sequence[str], onl
         free = sa.and_(sa.or_(waits, sa.and_(r.state == "running", r.lease_until < clock_now)), r.report.in_(ids))
         if only: free = sa.and_(free, r.id == only)
         for row in c.execute(sa.select(_runs).where(free).order_by(r.due, r.report).limit(20)).fetchall():
-            values = dict(state="running", owner=owner, lease_until=clock_now + _LEASE, attempt=r.attempt + 1, started=now, ended=None)
+            values = dict(state="running", owner=owner, lease_until=clock_now + _LEASE, attempt=r.attempt + 1, started=now,
+                    ended=None)
             if c.execute(sa.update(_runs).where(r.id == row.id, free).values(**values)).rowcount:
                 return c.execute(sa.select(_runs).where(r.id == row.id)).one()
     return None
@@ -471,14 +501,16 @@ def _keeper(engine: sa.Engine, row: Any, owner: str, stop: threading.Event) -> C
         if time.monotonic() - state["at"] < _LEASE.total_seconds() / 4: return True
         try:
             with engine.begin() as c:
-                kept = c.execute(sa.update(_runs).where(_runs.c.id == row.id, _runs.c.owner == owner, _runs.c.state == "running")
+                kept = c.execute(sa.update(_runs).where(_runs.c.id == row.id, _runs.c.owner == owner,
+                        _runs.c.state == "running")
                                  .values(lease_until=clock(c) + _LEASE)).rowcount == 1
         except sa.exc.SQLAlchemyError: return True  # the database is away: what comes of it is written down when it is back
         state["at"] = time.monotonic()
         return kept
     return is_ours
 
-def _execute(engine: sa.Engine, s: Schedule, row: Any, owner: str, now: datetime, url: str, stop: threading.Event) -> dict | None:
+def _execute(engine: sa.Engine, s: Schedule, row: Any, owner: str, now: datetime, url: str,
+        stop: threading.Event) -> dict | None:
     "Run one, and write down what came of it; None when it was taken from us."
     labels = _label_state(engine, s, row.window_start, row.window_end)
     began = time.monotonic()
@@ -501,7 +533,7 @@ def _execute(engine: sa.Engine, s: Schedule, row: Any, owner: str, now: datetime
             mine = sa.update(_runs).where(_runs.c.id == row.id, _runs.c.owner == owner, _runs.c.state == "running")
             if not c.execute(mine.values(owner=None, lease_until=None, ended=ended, **values)).rowcount: return None
             done = c.execute(sa.select(_runs).where(_runs.c.id == row.id)).one()
-            if done.state == "done" and done.report == s.id: _tell(c, s, done, verdict, ended)
+            if done.state == "done" and done.report == s.id: _tell(c, s, done, verdict, now)
             return _plain(done)
     return _patiently(write, stop)
 
@@ -514,14 +546,16 @@ def _patiently(work: Callable, stop: threading.Event) -> Any:
 
 def _tell(c: sa.Connection, s: Schedule, done: Any, verdict: Mapping, now: datetime) -> None:
     "Alert when the newest window's verdict is another than what was said last; wire a retrain to it."
-    newer = c.execute(sa.select(_runs.c.id).where(_runs.c.report == s.id, _runs.c.state == "done", _runs.c.due > done.due)).first()
+    newer = c.execute(sa.select(_runs.c.id).where(_runs.c.report == s.id, _runs.c.state == "done",
+            _runs.c.due > done.due)).first()
     if newer: return
     told = c.execute(sa.select(_schedules.c.told, _schedules.c.told_at).where(_schedules.c.id == s.id)).first()
     if told is None: return
     window = (done.window_start, done.window_end)
     if done.action != (told.told or "keep"):
-        event = f"{s.id}:{done.window_start:%Y%m%dT%H%M%S}:{done.opened}:{done.action}"
-        post(c, s.id, verdict_message(event, s.name, done.action, told.told, told.told_at, window, verdict, done.path), s.targets, now)
+        event = f"{s.id}:{done.window_start:%Y%m%dT%H%M%S}:{done.opened}:{done.action.replace(' ', '-')}"
+        post(c, s.id, verdict_message(event, s.name, done.action, told.told, told.told_at, window, verdict, done.path),
+                s.targets, now)
     if done.action != told.told:
         c.execute(sa.update(_schedules).where(_schedules.c.id == s.id).values(told=done.action, told_at=now))
     if s.on == "retrain" and done.action == "retrain": _enter(c, s.name, f"{s.id}:retrain", window, done.due, now)
@@ -539,7 +573,8 @@ def _miss(engine: sa.Engine, s: Schedule, now: datetime) -> None:
         row = c.execute(sa.select(r.state, r.error).where(r.report == s.id, r.window_start == window[0])).first()
         last = c.execute(sa.select(r.window_end).where(r.report == s.id, r.state == "done").order_by(r.due.desc())).first()
         why = row and (row.error or (f"it is {row.state}" if row.state == "running" else None))
-        post(c, s.id, missing_message(f"{s.id}:{due:%Y%m%dT%H%M%S}:missing", s.name, due, window, last and last[0], why), s.targets, now)
+        post(c, s.id, missing_message(f"{s.id}:{due:%Y%m%dT%H%M%S}:missing", s.name, due, window, last and last[0], why),
+                s.targets, now)
         c.execute(sa.update(_schedules).where(k.id == s.id).values(told="missing", told_at=now))
 
 # %% ../nbs/25_schedule.ipynb #sca46226
@@ -547,26 +582,41 @@ _REOPEN = timedelta(days=92)
 
 def _label_state(engine: sa.Engine, s: Schedule, since: datetime, until: datetime) -> str | None:
     "How many labels a window has, and the latest one's time."
+    if engine.dialect.name == "sqlite": return _label_state_of_file(engine.url.database.removesuffix(_BESIDE), s.name, since,
+            until)
     try:
         with engine.begin() as c:
             found = c.execute(sa.text("SELECT name FROM log_tables WHERE model = :m"), dict(m=s.name)).scalars().all()
-            at = (lambda t: round(t.timestamp() * 1e6)) if c.dialect.name == "sqlite" else (lambda t: t)
             count, last = 0, ""
             for table in found:
                 q = '"' + table.replace('"', '""') + '"'
                 n, newest = c.execute(sa.text(f"SELECT count(*), max(l.time) FROM {q} p JOIN log_labels l "
                                               f"ON l.prediction_id = p.prediction_id WHERE p.time >= :a AND p.time < :b"),
-                                      dict(a=at(since), b=at(until))).one()
+                                      dict(a=since, b=until)).one()
                 count, last = count + n, max(last, str(newest or ""))
             return f"{count}:{last}"[:60]
     except sa.exc.SQLAlchemyError: return None  # nothing was logged yet
+
+def _label_state_of_file(path: str, name: str, since: datetime, until: datetime) -> str | None:
+    "The same of a log in SQLite, through the log's own driver."
+    if not Path(path).is_file(): return None
+    with PredictionLog(f"sqlite:///{quote(path)}") as log, log._reading() as db:
+        known, count, last = name.replace("'", "''"), 0, ""
+        found = db.run(f"SELECT name FROM log_tables WHERE model = '{known}'").column(0).to_pylist()
+        for table in found:
+            q = '"' + table.replace('"', '""') + '"'
+            of = (f"FROM {q} p JOIN log_labels l ON l.prediction_id = p.prediction_id "
+                  f"WHERE p.time >= {round(since.timestamp() * 1e6)} AND p.time < {round(until.timestamp() * 1e6)}")
+            count, last = count + db.one(f"SELECT count(*) {of}"), max(last, str(db.one(f"SELECT max(l.time) {of}") or ""))
+    return f"{count}:{last}"[:60]
 
 def _reopen(engine: sa.Engine, s: Schedule, now: datetime) -> None:
     "Queue the windows of the last quarter that got labels since they were reported on."
     with engine.begin() as c:
         row = c.execute(sa.select(_schedules.c.looked, _schedules.c.look_s).where(_schedules.c.id == s.id)).first()
         if row is None or (row.looked and now < row.looked + timedelta(seconds=100 * row.look_s) and now >= row.looked): return
-        done = c.execute(sa.select(_runs).where(_runs.c.report == s.id, _runs.c.state == "done", _runs.c.window_end > now - _REOPEN)
+        done = c.execute(sa.select(_runs).where(_runs.c.report == s.id, _runs.c.state == "done",
+                _runs.c.window_end > now - _REOPEN)
                          .order_by(_runs.c.due.desc()).limit(60)).fetchall()
     began = time.monotonic()
     for run in done:
@@ -613,7 +663,8 @@ def run_window(name: str, window_start: datetime | str, *, log: Any = None) -> d
         due = s.times.after(t) if s.window is None else t + (now - moment(s.window, now))
         if s.times.before(due + timedelta(microseconds=1)) == due and s.slot(due)[0] == t: break
     else:
-        near = ", ".join(s.slot(d)[0].isoformat() for s in found for d in [s.times.before(now), s.times.before(s.times.before(now))])
+        near = ", ".join(s.slot(d)[0].isoformat() for s in found for d in [s.times.before(now),
+                s.times.before(s.times.before(now))])
         raise ConfigError(f"window-start: got {t.isoformat()}, at which no window starts; expected for example {near}")
     with engine.begin() as c:
         _enter(c, s.name, s.id, s.slot(due), due, now)
@@ -658,13 +709,14 @@ def _tidy(s: Schedule, now: datetime) -> None:
     "Remove what is beyond the limits."
     limits, kept = _limits(s), {}
     for p in s.place.glob(f"{s.name}-*Z.*") if s.place.is_dir() else ():
-        if re.fullmatch(r"\d{8}T\d{6}(_\d{6})?Z", at := p.name[len(s.name) + 1:].split(".")[0]): kept.setdefault(at, []).append(p)
+        if re.fullmatch(r"\d{8}T\d{6}(_\d{6})?Z", at := p.name[len(s.name) + 1:].split(".")[0]): kept.setdefault(at,
+                []).append(p)
     def size(paths): return sum(p.stat().st_size for p in paths if p.exists())
     def drop(at):
         for p in sorted(kept.pop(at), key=lambda p: (p.suffix == ".json", p.suffix != ".ipynb")): p.unlink(missing_ok=True)
     with suppress(OSError):
         total = sum(map(size, kept.values()))
-        for n, at in enumerate(sorted(kept)):
+        for at in sorted(kept):
             is_old = datetime.strptime(at[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) < now - timedelta(days=limits["keep_days"])
             if len(kept) == 1 or not (is_old or len(kept) > limits["keep"] or total > limits["keep_mb"] * 2**20): break
             total -= size(kept[at]); drop(at)
@@ -672,7 +724,7 @@ def _tidy(s: Schedule, now: datetime) -> None:
 # %% ../nbs/25_schedule.ipynb #sc4a068e
 def _setting(s: Schedule, engine: sa.Engine) -> dict:
     "Environment that holds no secret."
-    url = f"sqlite:///{engine.url.database}" if engine.dialect.name == "sqlite" else ""
+    url = f"sqlite:///{quote(engine.url.database.removesuffix(_BESIDE))}" if engine.dialect.name == "sqlite" else ""
     return {k: v for k, v in dict(DEPLOY_ASSIST_HOME=s.home, DEPLOY_ASSIST_LOG_URL=url).items() if v}
 
 _DUE = "schedule run --due"
@@ -681,7 +733,7 @@ _FINE = "case $? in 10|20) true;; *) exit 1;; esac"
 def _crontab(s: Schedule, engine: sa.Engine) -> str:
     env = " ".join(f"{k}={shlex.quote(v)}" for k, v in _setting(s, engine).items())
     line = f"cd {shlex.quote(s.folder)} && {env} {shlex.quote(sys.executable)} -m deploy_assist.cli {_DUE}"
-    note = "" if engine.dialect.name == "sqlite" else "# DEPLOY_ASSIST_LOG_URL has to be set in the crontab or the environment\n"
+    note = "" if engine.dialect.name == "sqlite" else "# set DEPLOY_ASSIST_LOG_URL in the crontab\n"
     return f"{note}*/5 * * * * {line} >/dev/null || true\n".replace("%", r"\%")
 
 def _systemd(s: Schedule, engine: sa.Engine) -> str:
