@@ -638,7 +638,7 @@ async def _lifespan(self: App, receive, send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                if self.page is not None: await stack.enter_async_context(self.page.router.lifespan_context(self.page))
+                if self.page is not None: await stack.enter_async_context(self.page.lifespan())
                 await send({"type": "lifespan.startup.complete"})
             else:
                 self.stopping = True
