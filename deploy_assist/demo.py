@@ -954,6 +954,7 @@ CSS = """
 .da-line {fill: none; stroke: var(--color-accent); stroke-width: 2.2} .da-dot {fill: var(--color-accent); stroke: var(--block-background-fill); stroke-width: 2}
 .da-axis, .da-cross {stroke: var(--body-text-color-subdued); stroke-width: 1} .da-cross {stroke-dasharray: 3 3} .da-band {fill: var(--border-color-primary); opacity: .55}
 .da-scroll, .da-examples {overflow-x: auto; max-width: 100%; min-width: 0 !important}
+.da-examples td {white-space: nowrap; max-width: 15rem; overflow: hidden; text-overflow: ellipsis} .da-examples td * {white-space: nowrap}
 .da-card table {border-collapse: collapse; margin: .3rem 0 1rem; border: 0} .da-card :is(td, th) {text-align: left; padding: .25rem .9rem .25rem 0;
   vertical-align: top; border: 0; border-bottom: 1px solid var(--border-color-primary)} .da-card thead th {color: var(--body-text-color-subdued)}
 .da-card h2 {font-size: 1.2rem; margin: .2rem 0} .da-card h3 {font-size: 1rem; margin: 1rem 0 .2rem}
@@ -1264,7 +1265,7 @@ def _why_part(page: _Page, asked) -> Callable:
     "Draw and wire why and what-if; gives what refreshes them after a prediction."
     gr, schema = _gradio(), page.schema
     outputs = len(schema.outputs) > 1
-    names = [c.name for c in schema.columns if not c.constant and grid_of(c)] if not page.picture else []
+    names = [n for n in page.order if not schema[n].constant and grid_of(schema[n])] if not page.picture else []
     chosen = gr.State(False)  # has the person chosen a column? Until then it is the one that moves the answer most
     with gr.Column(visible=False) as section:
         which = gr.Dropdown(
@@ -1814,10 +1815,10 @@ class Pages:
         return gr.mount_gradio_app(
             FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
             build_demo(self.source, endpoint="..", key=access is not None, again="reload the page").queue(default_concurrency_limit=4),
-            "/demo",
+            f"/demo/{name}",
             auth=None if access is None else is_right,
             auth_message="The password is a key of the endpoint.",
-            root_path=f"{self.root_path}/demo/{name}",
+            root_path=f"{self.root_path}/demo/{name}" if self.root_path else None,
             footer_links=[],
             run_history=False,
             enable_monitoring=False,
@@ -1830,7 +1831,7 @@ class Pages:
 
 def _inner(app: Any) -> Any:
     "Gradio's own application inside a mounted one."
-    return next(route.app for route in app.routes if getattr(route, "path", None) == "/demo")
+    return next(route.app for route in app.routes if hasattr(getattr(route, "app", None), "cookie_id"))
 
 # %% ../nbs/23_demo.ipynb #mount003
 async def _called(self: Pages, scope, receive, send) -> None:
@@ -1838,11 +1839,12 @@ async def _called(self: Pages, scope, receive, send) -> None:
     path, root = scope["path"], scope.get("root_path", "")
     if root and path.startswith(root + "/"): path = path[len(root):]
     first, _, rest = path.removeprefix("/demo").lstrip("/").partition("/")
-    if first in self.drawn: path = f"/demo/{rest}"
-    elif first in ("", "config") and self.shown is not champion_of(self.source): await self._draw_again()
-    name = first if first in self.drawn else next(reversed(self.drawn))
     if path == "/demo": return await _moved(send, f"{root}/demo/", scope["query_string"])
-    await self.drawn[name](scope | {"root_path": root, "path": root + path, "raw_path": (root + path).encode()}, receive, send)
+    if first in ("", "config") and self.shown is not champion_of(self.source): await self._draw_again()
+    if first not in self.drawn:  # no page in particular: the newest
+        first, rest = next(reversed(self.drawn)), path.removeprefix("/demo/")
+    at = f"{root}/demo/{first}/{rest}"
+    await self.drawn[first](scope | {"root_path": root, "path": at, "raw_path": at.encode()}, receive, send)
 
 async def _moved(send, to: str, query: bytes) -> None:
     "Answer with another address."

@@ -646,6 +646,7 @@ async def _lifespan(self: App, receive, send) -> None:
                 if self.traffic is not None: await asyncio.to_thread(self.traffic.close)
                 if self.predictor.log is not None: await asyncio.to_thread(self.predictor.log.close)
                 await asyncio.to_thread(self.observer.stop)
+                await stack.aclose()  # while the loop still runs
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
