@@ -1245,16 +1245,17 @@ def _feedback_part(page: _Page, asked) -> Callable:
         *values, note = values
         note = (note or "").strip() or None
         try: label = _truth(schema, values)
-        except DemoError as e: return _thanks(str(e)), gr.skip(), gr.skip()
-        if label is None and note is None: return _thanks("Give the true value or write a comment."), gr.skip(), gr.skip()
+        except DemoError as e: return _thanks(str(e)), *keep
+        if label is None and note is None: return _thanks("Give the true value or write a comment."), *keep
         said = "Thank you: recorded." if label is None else f"Thank you: recorded {shown(label)} as the true value."
         told = {k: v for k, v in dict(label=label, comment=note).items() if v is not None}
-        return give(asked, said, **told), shut, open_ if note is None else shut
+        return give(asked, said, **told), shut, open_ if note is None else shut, *([None] * len(truths))
+    keep, told_to = [gr.skip()] * (2 + len(truths)), [thanks, question, more, *truths]
     right.click(is_right, [asked], [thanks, question, more], **page.quiet)
     wrong.click(is_wrong, [asked], [thanks, question, more], **page.quiet)
     if len(truths) == 1 and schema.classes:  # choosing is saying: the second click
-        truths[0].input(tell, [asked, *truths, comment], [thanks, question, more], **page.quiet)
-    gr.on([send.click, comment.submit], tell, [asked, *truths, comment], [thanks, question, more], **page.quiet)
+        truths[0].input(tell, [asked, *truths, comment], told_to, **page.quiet)
+    gr.on([send.click, comment.submit], tell, [asked, *truths, comment], told_to, **page.quiet)
     def ready(asked): return gr.update(visible=bool(asked)), shut, shut, "", *([None] * len(truths)), ""
     return lambda event: event.then(ready, [asked], [bar, question, more, thanks, *truths, comment], **page.quiet)
 
@@ -1436,7 +1437,7 @@ def _link_part(page: _Page) -> None:
     gr = _gradio()
     with gr.Row():
         make = gr.Button("Link to these inputs", size="sm", scale=0, min_width=170)
-        link = gr.Textbox(label="Link", visible=False, buttons=["copy"], max_lines=1, scale=1)
+        link = gr.Textbox(label="Link", elem_id="link", visible=False, buttons=["copy"], max_lines=1, scale=1)
     here = gr.Textbox(visible=False)
     def to_link(here, *values): return gr.update(value=link_to(here or "", page.schema, page.row(values)), visible=True)
     make.click(to_link, [here, *page.inputs], link, js=_HERE, **page.quiet)
@@ -1457,7 +1458,9 @@ _LABELS_JS = """() => { const name = () => document.querySelectorAll('.da-fields
   if (label && number) { number.setAttribute('aria-label', label.textContent.trim()); r.setAttribute('aria-label', label.textContent.trim() + ', slider'); } });
   const dates = () => document.querySelectorAll('.da-fields input.time').forEach(t => { const block = t.closest('.block'), label = block.querySelector('[data-testid="block-info"]'),
   button = block.querySelector('button.calendar'); if (label) { t.setAttribute('aria-label', label.textContent.trim()); if (button) button.setAttribute('aria-label', 'calendar for ' + label.textContent.trim()); } });
-  const all = () => { name(); dates(); }; all(); for (const ms of [200, 600, 1500, 4000]) setTimeout(all, ms); return []; }"""
+  const lines = () => document.querySelectorAll('.da-fields textarea, .da-fields input[type=text]:not(.time)').forEach(t => { const block = t.closest('.block'),
+  label = block && block.querySelector('[data-testid="block-info"]'); if (label && !t.getAttribute('aria-label')) t.setAttribute('aria-label', label.textContent.trim()); });
+  const all = () => { name(); dates(); lines(); }; all(); for (const ms of [200, 600, 1500, 4000]) setTimeout(all, ms); return []; }"""
 
 # %% ../nbs/23_demo.ipynb #a32fd07f
 def _table_tab(page: _Page) -> None:

@@ -89,7 +89,8 @@ def _readme(release: Release, gradio: str) -> str:
     lines = "\n".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in facts.items())
     return (f"---\n{lines}\n---\n\n# {release.name}\n\n"
             f"A demo of a {release.task} model with {len(release.schema)} columns, made by deploy_assist. "
-            f"What is entered is kept in a prediction log of the Space; the secret `DEMO_LOGIN` (`user:password`) asks for a login.\n")
+            f"What is entered is kept in a prediction log of the Space. The secret `DEMO_LOGIN` (`user:password`) asks for a "
+            f"login.\n")
 
 @target("spaces")
 def _spaces(release: Release, out: Path) -> None:

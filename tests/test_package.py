@@ -24,7 +24,8 @@ def test_a_space_runs_by_itself(tmp_path, free_port):
     needed = (space / "requirements.txt").read_text().splitlines()
     assert any(line.startswith("scikit-learn==") for line in needed) and not any(line.startswith("deploy") for line in needed)
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DEPLOY_ASSIST_HOME")}
-    env |= dict(GRADIO_SERVER_NAME="127.0.0.1", GRADIO_SERVER_PORT=str(free_port), DEMO_LOGIN="ada:lovelace", TMPDIR=str(tmp_path))
+    env |= dict(GRADIO_SERVER_NAME="127.0.0.1", GRADIO_SERVER_PORT=str(free_port), DEMO_LOGIN="ada:lovelace")
+    env["TMPDIR"] = str(tmp_path)
     with (tmp_path / "said").open("wb") as said:
         app = subprocess.Popen([sys.executable, "app.py"], cwd=space, env=env, stdout=said, stderr=said)
     try:
@@ -35,8 +36,9 @@ def test_a_space_runs_by_itself(tmp_path, free_port):
         assert app.poll() is None, (tmp_path / "said").read_text()
         caller = gradio_client.Client(url, verbose=False, auth=("ada", "lovelace"), download_files=False)
         row = release.schema.rows(release.X_test.iloc[:1])[0]
-        try: assert caller.predict(*row.values(), api_name="/predict")["prediction"] == release.predict(release.X_test.iloc[:1])[0]
+        try: said = caller.predict(*row.values(), api_name="/predict")
         finally: caller.close()
+        assert said["prediction"] == release.predict(release.X_test.iloc[:1])[0]
     finally:
         app.send_signal(signal.SIGINT)
         app.wait(30)

@@ -144,7 +144,7 @@ def dates() -> Release:
     day = pd.date_range("2024-01-01", periods=n, freq="D")
     X = pd.DataFrame(dict(
         day=pd.Series(day.date, dtype=object),
-        reading=pd.Series(day + pd.to_timedelta(rng.integers(0, 86_000, n), unit="s"), dtype="datetime64[ns]").dt.tz_localize("UTC"),
+        reading=pd.Series(day + pd.to_timedelta(rng.integers(0, 86_000, n), unit="s")).dt.tz_localize("UTC"),
         service=pd.Series([d.date() if rng.random() < 0.5 else None for d in day - pd.Timedelta("30D")], dtype=object),
         load=rng.normal(50, 9, n).round(1)))
     model = make_pipeline(make_column_transformer(("passthrough", ["load"])), LinearRegression())
@@ -154,6 +154,7 @@ def dates() -> Release:
 @table
 def vectors() -> Release:
     rng, n = np.random.default_rng(4), 90
-    X = pd.DataFrame(dict(bmi=rng.normal(28, 3, n).round(1), embedding=[[round(float(v), 2) for v in rng.normal(size=4)] for _ in range(n)]))
+    embedding = [[round(float(v), 2) for v in rng.normal(size=4)] for _ in range(n)]
+    X = pd.DataFrame(dict(bmi=rng.normal(28, 3, n).round(1), embedding=embedding))
     return split(zoo_models.Threshold(), X, (X.bmi > 28).astype(int), "vectors", modules=[Path(zoo_models.__file__)],
                  trusted=["zoo_models.Threshold"])
