@@ -491,25 +491,54 @@ def _has_terminal() -> bool:
     return True
 
 # %% ../nbs/31_cli.ipynb #7c22fe0d
+def _logins_in(file: Path) -> list[tuple[str, str]]:
+    "The lines user:password of a file."
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines or any(":" not in line for line in lines):
+        raise ConfigError(f"{file}: got {'a line without a colon' if lines else 'an empty file'}, expected lines user:password")
+    return [tuple(line.strip().split(":", 1)) for line in lines]
+
 @command("demo")
 @click.argument("source", metavar="SOURCE_OR_URL")
+@_host
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: 7860 when it is free, else any that is.")
 @click.option("--share", is_flag=True, help="Also a public link, through Gradio's tunnel.")
 @click.option("--log", metavar="URL", help="Where predictions are kept; default: DEPLOY_ASSIST_LOG_URL, else SQLite.")
-def _demo(source: str, port: int | None, share: bool, log: str | None) -> Answer:
-    """Open a demo page for a model, until Ctrl-C.
+@click.option("--login-file", metavar="FILE", type=_file, help="Lines user:password; needed where others can reach it.")
+@click.option("--key-file", metavar="FILE", type=_file, help="The key that the endpoint at URL wants is on its first line.")
+def _demo(source: str, host: str, port: int | None, share: bool, log: str | None, login_file: Path | None,
+          key_file: Path | None) -> Answer:
+    """Open a demo page for a model, until Ctrl-C. An alias is followed.
 
     \b
     Example:
       deploy-assist demo bundle
-      deploy-assist demo models:/patients@champion --port 7860 --share"""
+      deploy-assist demo models:/patients@champion --port 7860 --share
+      deploy-assist demo http://127.0.0.1:8000 --key-file key.txt --login-file logins.txt"""
     need("gradio", "notebook", "demo pages")
     from deploy_assist.demo import demo
-    page = demo(source, port=_choose(port, 7860), share=share, **({"log": log} if log else {}))
+    page = demo(source, host=host, port=_choose(port, 7860, host), share=share, log=log,
+                auth=_logins_in(login_file) if login_file else None, key=_key_in(key_file) if key_file else None)
     value = dict(url=page.url, share_url=page.share_url, notes=list(page.notes), pid=os.getpid())
     shared = [f"and, for others, at {page.share_url}"] if page.share_url else []
     text = "\n".join([f"the demo is at {page.url}", *shared, *page.notes, "Ctrl-C stops it"])
     return Answer(value, text, stay=lambda: until_stopped(page))
+
+# %% ../nbs/31_cli.ipynb #clipkg02
+@command("package")
+@click.argument("source")
+@click.option("--target", default="folder", show_default=True, help="folder: the bundle; spaces: a Space on Hugging Face.")
+@click.option("--out", metavar="FOLDER", type=_folder, help="Default: NAME-TARGET in this folder.")
+def _package(source: str, target: str, out: Path | None) -> Answer:
+    """Write a folder that runs elsewhere.
+
+    \b
+    Example:
+      deploy-assist package bundle --target spaces --out space
+      deploy-assist package models:/patients@champion --target folder"""
+    from deploy_assist.package import package
+    folder = package(source, target, out)
+    return Answer(dict(folder=str(folder), target=target), f"{target} written to {folder}")
 
 # %% ../nbs/31_cli.ipynb #key00001
 @cli.group("key")

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'UNKNOWN', 'MANY', 'FIRST', 'MOST_BATCH_ROWS', 'CSS', 'PICTURE_JS', 'decimals', 'field_of', 'for_people',
-           'from_field', 'to_field', 'start_values', 'hint', 'make_field', 'interval_of', 'answer_html', 'refusal_html',
-           'predictor_for', 'Remote', 'example_rows', 'typical_row', 'watched', 'shown', 'effects', 'why_html',
-           'grid_of', 'what_if', 'curve_html', 'weights', 'picture_of', 'read_table', 'wrong_cells', 'predict_table',
-           'snippets', 'card_html', 'page_style', 'parameter_names', 'api_answer', 'link_to', 'linked_row',
-           'table_html', 'build_demo', 'Demo', 'demo', 'mounted']
+           'from_field', 'to_field', 'start_values', 'hint', 'make_field', 'intervals_of', 'answer_html',
+           'refusal_html', 'predictor_for', 'champion_of', 'Remote', 'same_form', 'example_rows', 'typical_row',
+           'watched', 'shown', 'effects', 'why_html', 'grid_of', 'what_if', 'curve_html', 'weights', 'groups_of',
+           'picture_of', 'read_table', 'wrong_cells', 'predict_table', 'snippets', 'card_html', 'page_style',
+           'parameter_names', 'api_answer', 'link_to', 'linked_row', 'table_html', 'build_demo', 'Demo', 'demo',
+           'Pages', 'mounted']
 
 # %% ../nbs/23_demo.ipynb #ab34df3f
-import contextlib, html, io, json, keyword, logging, math, os, re, socket, tempfile
+import asyncio, contextlib, html, io, json, keyword, logging, math, os, re, shlex, socket, tempfile, threading, time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from inspect import Parameter, Signature
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin
@@ -183,13 +185,20 @@ def make_field(c: Column, value: Any, **more):
     return field
 
 # %% ../nbs/23_demo.ipynb #88170b76
-def interval_of(release: Release | None, share: float = 0.9) -> float | None:
-    "Half the width in which `share` of the held-out answers lay around the truth (a regressor with labels), else None."
-    if release is None or release.task != "regression": return None
-    role, base = release.roles, release.baseline
-    if role["label"] not in base or role["prediction"] not in base: return None
-    gap = (base[role["label"]] - base[role["prediction"]]).abs().dropna()
-    return float(gap.quantile(share, interpolation="higher")) if len(gap) >= 20 else None
+def intervals_of(
+    release: Release | None,
+    share: float = 0.9,
+) -> list:  # one an output: half a width or None; empty where nothing is known
+    "Half the width in which `share` of the held-out answers lay around the truth, for regressors with labels."
+    if release is None or not release.task.endswith("regression"): return []
+    role, base, outputs = release.roles, release.baseline, release.schema.outputs
+    def half(output):
+        label, said = (role[k] if len(outputs) == 1 else f"{role[k]}:{output}" for k in ("label", "prediction"))
+        if label not in base or said not in base: return None
+        gap = (base[label] - base[said]).abs().dropna()
+        return float(gap.quantile(share, interpolation="higher")) if len(gap) >= 20 else None
+    found = [half(output) for output in outputs]
+    return found if any(w is not None for w in found) else []
 
 # %% ../nbs/23_demo.ipynb #b1509dc7
 def _e(x: Any) -> str: return html.escape(str(x))
@@ -210,8 +219,9 @@ def answer_html(
     schema: Schema,
     answer: Mapping,                 # as the endpoint gives it, one row
     *,
-    within: float | None = None,     # half-width of the interval
+    within: Sequence = (),           # see `intervals_of`
     marks: Sequence[Mapping] = (),   # what `Schema.marks` found
+    note: str = "",                  # what else to say
 ) -> str:
     "An answer as a small piece of page."
     value, model = answer["predictions"][0], answer.get("model") or {}
@@ -219,16 +229,19 @@ def answer_html(
     if many:
         body = (
             '<dl class="da-outputs">'
-            + "".join(f"<div><dt>{_e(n)}</dt><dd>{_e(_n(v))}</dd></div>" for n, v in zip(schema.outputs, value))
+            + "".join(
+                f"<div><dt>{_e(n)}</dt><dd>{_e(_n(v))}{f' <small>± {_e(_n(w))}</small>' if w is not None else ''}</dd></div>"
+                for n, v, w in zip(schema.outputs, value, within or [None] * len(value))
+            )
             + "</dl>"
         )
+        if within: body += '<p class="da-note">±: for nine of ten held-out rows the truth lay so near to the prediction</p>'
     else:
         body = f'<p class="da-value">{_e(_n(value))}</p>'
-        if within is not None:
+        for w in within:
             body += (
-                f'<p class="da-note">{_e(_n(value - within))} to {_e(_n(value + within))}: for nine of ten '
-                f"held-out rows the truth lay "
-                f"within {_e(_n(within))} of the prediction</p>"
+                f'<p class="da-note">{_e(_n(value - w))} to {_e(_n(value + w))}: for nine of ten '
+                f"held-out rows the truth lay within {_e(_n(w))} of the prediction</p>"
             )
         if answer.get("probabilities"): body += _bars(answer["classes"], answer["probabilities"][0])
     if marks:
@@ -237,6 +250,7 @@ def answer_html(
             + "".join(f"<li><b>{_e(m['column'])}</b>: {_e(m['mark'])}</li>" for m in marks)
             + "</ul>"
         )
+    if note: body += f'<p class="da-note">{_e(note)}</p>'
     said = " ".join(
         filter(
             None,
@@ -270,7 +284,7 @@ def predictor_for(
     log: Any = None,   # a PredictionLog or its URL; None: the default log; False: none
     key: str | None = None,  # of an endpoint that wants one
 ) -> Any:
-    "What the page asks: a `Predictor`, or a remote endpoint that looks like one."
+    "What the page asks: a `Predictor`, the `Traffic` of an alias, or a remote endpoint that looks like a predictor."
     if (
         callable(getattr(what, "predict", None))
         and callable(getattr(what, "feedback", None))
@@ -282,16 +296,18 @@ def predictor_for(
     from deploy_assist.predictor import Predictor, open_log
     if isinstance(what, Release): return Predictor(what, open_log(log))
     if isinstance(what, str) and what.startswith("models:"):
-        from deploy_assist.registry import resolve
-        found = resolve(what)
-        return Predictor(found.folder, open_log(log), version=found.version, alias=found.alias, model_id=found.model_id)
+        from deploy_assist.traffic import Traffic
+        return Traffic(what, open_log(log))
     if not isinstance(what, (str, Path)):
         raise ConfigError(
-            f"demo: got {type(what).__name__}, expected a release, a bundle's folder, an endpoint or its URL, "
-            f"or an address "
-            f"such as 'models:/NAME@champion'"
+            f"demo: got {type(what).__name__}, expected a release, a fitted model with its table (demo(model, X)), a bundle's "
+            f"folder, an endpoint or its URL, or an address such as 'models:/NAME@champion'"
         )
     return Predictor(what, open_log(log))
+
+def champion_of(source: Any) -> Any:
+    "Who answers now, of what `predictor_for` gave."
+    return getattr(source, "champion", source)
 
 # %% ../nbs/23_demo.ipynb #aa96903b
 class Remote:
@@ -311,7 +327,14 @@ class Remote:
 
     def predict(self, rows: Sequence[Mapping], *, source: str = "demo") -> dict:
         "The endpoint's answer. Raises what `Client` raises."
-        return self._call("POST", "/predict", {"rows": [{k: plain(v) for k, v in r.items()} for r in rows]})
+        try: answer = self._call("POST", "/predict", {"rows": [{k: plain(v) for k, v in r.items()} for r in rows]})
+        except SchemaError:  # perhaps another version answers now, and takes other rows
+            schema = self._client().schema()
+            if schema.hash != self.schema.hash: self.schema = schema
+            raise
+        model = answer.get("model") or {}
+        self.version, self.alias = model.get("version"), model.get("alias")
+        return answer
 
     def feedback(
         self,
@@ -329,6 +352,27 @@ class Remote:
 # %% ../nbs/23_demo.ipynb #492da875
 def _release_of(predictor: Any) -> Release | None: return getattr(getattr(predictor, "runtime", None), "release", None)
 def _takes_feedback(predictor: Any) -> bool: return getattr(predictor, "log", None) is not None
+
+class _Side:
+    "A predictor, and what a page says about it."
+    def __init__(self, predictor: Any):
+        self.predictor, self.known, self.schema = predictor, predictor.schema, for_people(predictor.schema)
+        self.runtime, self.release = getattr(predictor, "runtime", None), _release_of(predictor)
+        self.within = intervals_of(self.release)
+
+    @cached_property
+    def typical(self) -> dict: return typical_row(self.release)
+
+    @property
+    def said(self) -> str:
+        "Version and alias, or an empty text."
+        version, alias = (getattr(self.predictor, k, None) for k in ("version", "alias"))
+        return f"version {version}" + (f" ({alias})" if alias else "") if version else ""
+
+def same_form(a: Schema, b: Schema) -> bool:
+    "Do the fields and the answers of a page that was drawn for `a` fit a model with schema `b`?"
+    def looks(s): return [(c.name, c.type, c.nullable) for c in s.columns], s.task, s.outputs, s.classes, s.form
+    return looks(a) == looks(b)
 
 # %% ../nbs/23_demo.ipynb #8c3a91ba
 def example_rows(
@@ -356,12 +400,13 @@ def example_rows(
 def typical_row(
     release: Release,
 ) -> dict[str, Any]:  # column name -> a checked value, None where nothing is typical
-    "The median or most frequent value of each column in the training rows."
+    "The median (as finely as the column was measured) or the most frequent value of each column in the training rows."
     schema, base = release.schema, release.baseline
     base = base[base[release.roles["split"]] == "train"] if (base[release.roles["split"]] == "train").any() else base
     def one(c):
         if c.is_numeric:
-            return None if c.median is None else round(c.median) if c.type == "integer" else float(c.median)
+            if c.median is None: return None
+            return round(c.median) if c.type == "integer" else round(float(c.median), decimals(_seen(c)) if c.examples else 12)
         if c.categories: return c.categories[0]
         values = base[c.name].dropna()
         if not len(values) or c.type in ("text", "list"): return None
@@ -396,7 +441,7 @@ def _variants(schema: Schema, row: Mapping, typical: Mapping) -> list[tuple[str,
             out.append((c.name, shown(value), shown(typical[c.name]), typical[c.name]))
     return out
 
-def shown(v: Any) -> str:
+def shown(v: Any, most: int = 40) -> str:
     "A value as the page writes it."
     if v is None: return "unknown"
     if isinstance(v, bool): return str(v).lower()
@@ -404,7 +449,7 @@ def shown(v: Any) -> str:
     text = _n(v) if isinstance(v, (int, float)) else str(plain(v))
     if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*", text):
         text = text.replace("T", " ").replace(" 00:00:00", "").replace("+00:00", " UTC")
-    return text if len(text) <= 40 else text[:37] + "…"
+    return text if len(text) <= most else text[:most - 3] + "…"
 
 def effects(
     runtime: Any,
@@ -453,7 +498,7 @@ def why_html(what: str, is_number: bool, here: Any, found: Sequence[Mapping], mo
         by, width = e["change"], 50 * abs(e["change"]) / top
         figure = f"{100 * by:+.1f} pts" if share else f"{'+' if by > 0 else ''}{_n(by)}"
         side = "left:50%" if by > 0 else f"left:{50 - width:.1f}%"
-        usual = e["typical"] if e["typical"] == "left out" else f"typical {e['typical']}"
+        usual = "against leaving it out" if e["typical"] == "left out" else f"typical {e['typical']}"
         return (
             f'<li><span class="da-name"><b>{_e(e["column"])}</b> {_e(e["value"])}<small>{_e(usual)}</small>'
             f'</span><span class="da-track da-both" aria-hidden="true">'
@@ -466,8 +511,8 @@ def why_html(what: str, is_number: bool, here: Any, found: Sequence[Mapping], mo
         f'<section class="da-why"><h3>Why: {_e(what)}</h3><ul class="da-bars da-effects">'
         f"{''.join(map(one, found[:most]))}</ul>"
         f'<p class="da-note">How much higher (+) or lower (−) the answer is than with this one value typical '
-        f"for training and the others "
-        f"unchanged. Columns act together: the changes do not add up, and none of them proves a cause.{rest}</p>"
+        f"for training (a word: left out) and the others unchanged. They act together: the changes do not add up, and none "
+        f"of them proves a cause.{rest}</p>"
         f"</section>"
     )
 
@@ -570,7 +615,7 @@ def _line_svg(c: Column, value: Any, what: str, said: Callable, grid: Sequence, 
     )
 
 # %% ../nbs/23_demo.ipynb #18c1eded
-MANY, FIRST = 16, 24  # above MANY columns they are ordered by weight; above 40 all but the FIRST fold away
+MANY, FIRST = 16, 24  # above MANY columns they are grouped by weight, at most FIRST in the first group; above 40 the others fold away
 
 def weights(
     runtime: Any,
@@ -603,6 +648,22 @@ def weights(
                 / n
             )
     return out
+
+# %% ../nbs/23_demo.ipynb #grp00002
+def groups_of(
+    weight: Mapping[str, float],  # see `weights`
+) -> list[tuple[str, list[str]]]:  # title and columns, weightiest first
+    "Columns in groups by how much they move the answer."
+    order = sorted(weight, key=lambda n: -weight[n])
+    moving = [n for n in order if weight[n] > 1e-9 * max(weight.values(), default=0)]
+    sums = list(accumulate(weight[n] for n in order))
+    count = next(k for k, reached in enumerate(sums, 1) if reached >= 0.8 * sums[-1])
+    count = min(max(count, 8), FIRST, len(order))
+    less = [n for n in order[count:] if n in set(moving)]
+    still = order[max(count, len(moving)):]
+    found = [("Columns that move the answer most", order[:count]), (f"{len(less)} columns that move it less", less),
+             (f"{len(still)} columns that do not move it", still)]
+    return [(title, names) for title, names in found if names]
 
 # %% ../nbs/23_demo.ipynb #551d3ab6
 def picture_of(schema: Schema) -> tuple[int, int] | None:
@@ -755,35 +816,48 @@ def snippets(
     *,
     page: str,                     # the demo's address
     endpoint: str | None = None,   # the HTTP endpoint's address, when there is one
-    key: bool = False,             # does it want a key?
+    key: bool = False,             # does it want a key? It is read from the variable KEY
+    login: bool = False,           # does the page want a login? It is read from DEMO_USER and DEMO_PASSWORD
 ) -> dict[str, str]:               # curl, Python, JavaScript
-    "Code that asks for the same prediction."
-    if endpoint:
-        body = json.dumps({"rows": [dict(row)]}, ensure_ascii=False)
-        quoted, secret = body.replace("'", "'\\''"), " \\\n  -H \"Authorization: Bearer $KEY\"" if key else ""
-        return {
-            "curl": f"curl -s {endpoint}/predict \\\n  -H 'Content-Type: application/json'{secret} \\\n  -d '{quoted}'",
-            "Python": f"from deploy_assist import Client\n\nclient = "
-            f"Client({endpoint!r}{', key=KEY' if key else ''})\n"
-            f"print(client.predict([{dict(row)!r}]))",
-            "JavaScript": f"const answer = await fetch({json.dumps(endpoint + '/predict')}, {{\n  method: "
-            f"'POST',\n  headers: {{'Content-Type': 'application/json'"
-            f"{', Authorization: `Bearer ${KEY}`' if key else ''}}},\n  body: JSON.stringify({body})\n}});\n"
-            f"console.log(await answer.json());",
-        }
-    values, call = list(row.values()), f"{page}/gradio_api/call/predict"
-    body = json.dumps({"data": values}, ensure_ascii=False)
-    quoted = body.replace("'", "'\\''")
+    "Code that asks for the same prediction, to be run as it is."
+    return _to_endpoint(row, endpoint, key) if endpoint else _to_page(row, page, login)
+
+def _to_endpoint(row: Mapping, endpoint: str, key: bool) -> dict[str, str]:
+    body, url = json.dumps({"rows": [dict(row)]}, ensure_ascii=False), f"{endpoint}/predict"
+    secret = " \\\n  -H \"Authorization: Bearer $KEY\"" if key else ""
+    imported, given = ("import os\n", ', key=os.environ["KEY"]') if key else ("", "")
+    head = ", Authorization: `Bearer ${process.env.KEY}`" if key else ""
     return {
-        "curl": f"ID=$(curl -s {call} -H 'Content-Type: application/json' \\\n  -d '{quoted}' | cut -d'\"' -f4)\n"
-        f"curl -sN {call}/$ID",
-        "Python": f"from gradio_client import Client\n\nclient = Client({page!r})\nprint(client.predict(\n"
-        + "".join(f"    {v!r},  # {k}\n" for k, v in row.items())
+        "curl": f"curl -s {shlex.quote(url)} \\\n  -H 'Content-Type: application/json'{secret} \\\n  -d {shlex.quote(body)}",
+        "Python": f"{imported}from deploy_assist import Client\n\nclient = Client({endpoint!r}{given})\n"
+        f"print(client.predict([{dict(row)!r}]))",
+        "JavaScript": f"const answer = await fetch({json.dumps(url)}, {{\n  method: 'POST',\n"
+        f"  headers: {{'Content-Type': 'application/json'{head}}},\n  body: JSON.stringify({body})\n}});\n"
+        f"console.log(await answer.json());",
+    }
+
+def _to_page(row: Mapping, page: str, login: bool) -> dict[str, str]:
+    call, body = f"{page}/gradio_api/call/predict", json.dumps({"data": list(row.values())}, ensure_ascii=False)
+    enter, jar, imported, auth, first, cookie = "", "", "", "", "", ""
+    if login:
+        enter = f"curl -s -o /dev/null -c cookies.txt {shlex.quote(page + '/login')} \\\n" \
+                "  --data-urlencode \"username=$DEMO_USER\" --data-urlencode \"password=$DEMO_PASSWORD\"\n"
+        jar, imported = " -b cookies.txt", "import os\n"
+        auth = ', auth=(os.environ["DEMO_USER"], os.environ["DEMO_PASSWORD"])'
+        first = f"const {{DEMO_USER: username, DEMO_PASSWORD: password}} = process.env;\nconst entered = await fetch({json.dumps(page + '/login')}, " \
+                "{method: 'POST', body: new URLSearchParams({username, password})});\n" \
+                "const Cookie = entered.headers.getSetCookie().map(c => c.split(';')[0]).join('; ');\n"
+        cookie = ", Cookie"
+    return {
+        "curl": f"{enter}ID=$(curl -s{jar} {shlex.quote(call)} -H 'Content-Type: application/json' \\\n"
+        f"  -d {shlex.quote(body)} | cut -d'\"' -f4)\ncurl -sN{jar} {shlex.quote(call)}/$ID",
+        "Python": f"{imported}from gradio_client import Client\n\nclient = Client({page!r}{auth})\nprint(client.predict(\n"
+        + "".join(f"    {v!r},  # {' '.join(str(k).split())}\n" for k, v in row.items())
         + '    api_name="/predict"))',
-        "JavaScript": f"const call = {json.dumps(call)};\nconst asked = await fetch(call, {{\n  method: 'POST',\n"
-        f"  headers: {{'Content-Type': 'application/json'}},\n"
-        f"  body: JSON.stringify({body})\n}});\nconst {{event_id}} = await asked.json();\nconsole.log(await "
-        f"(await fetch(call + '/' + event_id)).text());",
+        "JavaScript": f"{first}const call = {json.dumps(call)};\nconst asked = await fetch(call, {{\n  method: 'POST',\n"
+        f"  headers: {{'Content-Type': 'application/json'{cookie}}},\n  body: JSON.stringify({body})\n}});\n"
+        f"const {{event_id}} = await asked.json();\n"
+        f"console.log(await (await fetch(call + '/' + event_id{', {headers: {Cookie}}' if login else ''})).text());",
     }
 
 # %% ../nbs/23_demo.ipynb #f01fb95d
@@ -835,7 +909,12 @@ def _without_names(schema: Schema) -> Schema:
 # %% ../nbs/23_demo.ipynb #a1efd8bc
 CSS = """
 :root.dark, :root .dark {--color-accent: #2dd4bf}
-.da-fields .label-content {display: block !important} .da-fields .timebox {width: 100%} .da-fields .timebox input {min-width: 0; flex: 1}
+.da-fields .label-content {display: block !important} .da-fields .timebox {width: 100%}
+.da-fields .timebox input {min-width: 0; flex: 1; padding-right: 0; font-size: .84rem; letter-spacing: -.01em}
+.da-fields [data-testid="block-info"] {white-space: normal; overflow-wrap: anywhere}
+.da-predict {display: grid !important; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); grid-template-rows: auto 1fr; gap: var(--layout-gap)}
+.da-predict > * {min-width: 0 !important} .da-predict > :nth-child(2) {grid-column: 2; grid-row: 1 / span 2} .da-predict > :nth-child(3) {grid-column: 1}
+@media (max-width: 800px) {.da-predict {grid-template-columns: minmax(0, 1fr)} .da-predict > :nth-child(n) {grid-column: 1; grid-row: auto}}
 .block:has(> .html-container):not(.da-head) > .html-container, #answer, #why, #what-if, #thanks {padding: 0 !important}
 #thanks:not(:has(p)) {display: none}
 .gradio-container {max-width: 1180px !important; width: 100% !important; margin: 0 auto !important}
@@ -869,12 +948,13 @@ CSS = """
 .da-here {font-weight: 650}
 .da-outputs {margin: 0} .da-outputs > div {display: flex; justify-content: space-between; gap: 1rem; padding: .25rem 0;
   border-bottom: 1px solid var(--border-color-primary)}
-.da-outputs dd {margin: 0; font-weight: 600; font-variant-numeric: tabular-nums}
+.da-outputs dd {margin: 0; font-weight: 600; font-variant-numeric: tabular-nums} .da-outputs small {font-weight: 400; color: var(--body-text-color-subdued)}
 .da-marks li::marker {color: #b54708}
 .da-curve {width: 100%; height: auto; font: 11px system-ui, sans-serif} .da-curve text {fill: var(--body-text-color-subdued)}
 .da-line {fill: none; stroke: var(--color-accent); stroke-width: 2.2} .da-dot {fill: var(--color-accent); stroke: var(--block-background-fill); stroke-width: 2}
 .da-axis, .da-cross {stroke: var(--body-text-color-subdued); stroke-width: 1} .da-cross {stroke-dasharray: 3 3} .da-band {fill: var(--border-color-primary); opacity: .55}
 .da-scroll, .da-examples {overflow-x: auto; max-width: 100%; min-width: 0 !important}
+.da-examples td {white-space: nowrap; max-width: 15rem; overflow: hidden; text-overflow: ellipsis} .da-examples td * {white-space: nowrap}
 .da-card table {border-collapse: collapse; margin: .3rem 0 1rem; border: 0} .da-card :is(td, th) {text-align: left; padding: .25rem .9rem .25rem 0;
   vertical-align: top; border: 0; border-bottom: 1px solid var(--border-color-primary)} .da-card thead th {color: var(--body-text-color-subdued)}
 .da-card h2 {font-size: 1.2rem; margin: .2rem 0} .da-card h3 {font-size: 1rem; margin: 1rem 0 .2rem}
@@ -950,28 +1030,42 @@ class _Page:
 
     def __init__(
         self,
-        predictor: Any,
+        source: Any,  # see `predictor_for`
         *,
         title: str | None = None,
         endpoint: str | None = None,
         card: bool | Sequence[str] = True,
+        key: bool = False,
+        login: bool = False,
+        again: str = "open the demo again",  # what draws another form
     ):
-        self.predictor, self.schema, self.release = predictor, for_people(predictor.schema), _release_of(predictor)
-        self.runtime = getattr(predictor, "runtime", None)
+        self.source, self.again, self.login = source, again, login
+        self.drawn = self._side = _Side(champion_of(source))
+        predictor, self.schema, self.release = self.drawn.predictor, self.drawn.schema, self.drawn.release
         self.name = title or getattr(predictor, "name", None) or "model"
         self.endpoint, self.card = endpoint or (predictor.url if isinstance(predictor, Remote) else None), card
-        self.start, self.within, self.picture = (
-            start_values(self.schema),
-            interval_of(self.release),
-            picture_of(self.schema),
-        )
-        self.typical = typical_row(self.release) if self.release else None
+        self.key = key or bool(getattr(predictor, "key", None))
+        self.start, self.picture = start_values(self.schema), picture_of(self.schema)
         self.examples = example_rows(self.release) if self.release else []
         self.private = dict(api_visibility="private")
         self.quiet = dict(api_visibility="private", show_progress="hidden")
         self.order = list(self.schema.names)  # as drawn
         self.inputs: list = []   # what the person sees
         self.fields: list = []   # one a column, for the API
+
+    @property
+    def now(self) -> _Side:
+        "Who answers at this moment."
+        predictor = champion_of(self.source)
+        if predictor is not self._side.predictor or predictor.schema is not self._side.known: self._side = _Side(predictor)
+        return self._side
+
+    def fitting(self) -> _Side:
+        "The same; raises `DemoError` when this page's form is that of another version."
+        now = self.now
+        if now is not self.drawn and not same_form(self.schema, now.schema):
+            raise DemoError(f"{now.said or 'another version'} answers now, and it takes other inputs than this page shows: {self.again}")
+        return now
 
     def row(self, values: Sequence) -> dict:
         "The inputs' values as the row of a request."
@@ -988,8 +1082,16 @@ class _Page:
 
     def ask(self, values: Sequence) -> tuple[dict, dict]:
         "The row and its logged answer."
-        row = self.row(values)
-        return row, self.predictor.predict([row], source="demo")
+        now, row = self.fitting(), self.row(values)
+        try: return row, now.predictor.predict([row], source="demo")
+        except SchemaError:
+            self.fitting()  # a remote endpoint tells only now that it takes other rows
+            raise
+
+    def note(self) -> str:
+        "What to say when the answer is that of a later version than the page was drawn for."
+        was, now = self.drawn.said, self.now.said
+        return f"This page was drawn for {was}; {self.again} for the examples and the model card of {now}." if was != now else ""
 
 # %% ../nbs/23_demo.ipynb #7f5323ec
 def _sentence(error: Exception) -> str:
@@ -1008,7 +1110,7 @@ def _predict_parts(page: _Page) -> tuple[Callable, Callable]:
             return refusal_html(e), None
         except Exception as e:
             return refusal_html(DemoError(_sentence(e))), None  # whatever the model raised: the page says so
-        return answer_html(schema, answer, within=page.within, marks=answer.get("marks") or ()), dict(
+        return answer_html(schema, answer, within=page.now.within, marks=answer.get("marks") or (), note=page.note()), dict(
             id=(answer.get("prediction_ids") or [None])[0], row=row, prediction=answer["predictions"][0])
     def api(*values):
         try: return api_answer(page.ask(values)[1])
@@ -1024,19 +1126,21 @@ def _input_part(page: _Page) -> None:
         page.fields = [gr.Number(value=page.start[c.name], label=c.name, visible=False) for c in schema.columns]
         for f in page.fields: f.preprocess = lambda payload: payload
         return
-    if len(schema) > MANY and page.release:
-        weight = weights(page.runtime)
-        page.order.sort(key=lambda n: -weight[n])
-    order, made = page.order, {}
-    folded = order[FIRST:] if len(order) > 40 else []
+    made = {}
     def draw(names):
         with gr.Column(elem_classes="da-fields"):
             for n in names:
                 wide = field_of(schema[n]) in ("text", "list")
                 made[n] = make_field(schema[n], page.start[n], elem_classes=["da-wide"] if wide else None)
-    draw(order[: len(order) - len(folded)])
-    if folded:
-        with gr.Accordion(f"{len(folded)} more columns, which move the answer less", open=False): draw(folded)
+    if len(schema) <= MANY or not page.release: draw(page.order)
+    else:
+        (title, first), *others = groups_of(weights(page.drawn.runtime))
+        page.order = [*first, *(n for _, names in others for n in names)]
+        gr.HTML(f'<p class="da-note">{title}: how far it goes, on average over a few real rows, when this one column is set to its '
+                f"typical value</p>")
+        draw(first)
+        for title, names in others:
+            with gr.Accordion(title, open=len(schema) <= 40): draw(names)
     page.inputs = page.fields = [made[n] for n in schema.names]
 
 # %% ../nbs/23_demo.ipynb #f95e0ee4
@@ -1090,68 +1194,70 @@ def _picture_field(page: _Page):
         '<button class="da-load" type="button">Load a picture</button><input type="file" accept="image/*" hidden></p>',
         css_template="canvas {width: min(280px, 100%); image-rendering: pixelated; touch-action: none; "
         "border-radius: 8px; border: 1px solid var(--border-color-primary)}"
-        " button {border: 1px solid var(--border-color-primary); border-radius: 6px; padding: .25rem .7rem; "
+        " p {display: flex; gap: .5rem; margin: .5rem 0 0} button {font-size: .85rem; background: var(--button-secondary-background-fill); "
+        "color: var(--button-secondary-text-color); border: 1px solid var(--border-color-primary); border-radius: 6px; padding: .25rem .7rem; "
         "cursor: pointer}",
     )
     return field
 
 # %% ../nbs/23_demo.ipynb #20ac3767
-def _truth_field(schema: Schema):
-    "The field for the true value, or None where one field cannot hold it."
-    gr = _gradio()
-    if len(schema.outputs) > 1: return None
-    if schema.classes:
-        return gr.Dropdown(
-            [(str(c), i) for i, c in enumerate(schema.classes)], value=None, label="True value", interactive=True
-        )
-    return gr.Number(value=None, label="True value", interactive=True)
+def _truth_fields(schema: Schema) -> list:
+    "A field for the true value of each output; none when there are more than eight."
+    gr, outputs = _gradio(), schema.outputs
+    if len(outputs) > 8: return []
+    classes = [schema.classes] if len(outputs) == 1 else schema.classes or [None] * len(outputs)
+    def one(name, known):
+        label = "True value" if len(outputs) == 1 else f"True value of {name}"
+        if not known: return gr.Number(value=None, label=label, interactive=True)
+        choices = [(str(c), i) for i, c in enumerate(known)]
+        if len(known) <= 10: return gr.Radio(choices, value=None, label=label, interactive=True)
+        return gr.Dropdown(choices, value=None, label=label, interactive=True)
+    return [one(name, known) for name, known in zip(outputs, classes)]
 
-def _feedback_part(page: _Page, asked) -> Callable | None:
-    "Draw and wire the feedback; gives what makes it ready after a prediction, and its outputs."
-    gr, schema, predictor = _gradio(), page.schema, page.predictor
+def _truth(schema: Schema, values: Sequence) -> Any:
+    "The label that the fields hold, None for none. Raises `DemoError` when only some of several are filled in."
+    given = [v is not None for v in values]
+    if not any(given): return None
+    if not all(given): raise DemoError("Fill in the true value of each output, or none.")
+    several = len(schema.outputs) > 1
+    classes = (schema.classes or [None] * len(values)) if several else [schema.classes]
+    out = [c[v] if c else v for c, v in zip(classes, values)]
+    return out if several else out[0]
+
+def _feedback_part(page: _Page, asked) -> Callable:
+    "Draw and wire the feedback; gives what makes it ready after a prediction."
+    gr, schema = _gradio(), page.schema
     with gr.Row(visible=False) as bar:
         right, wrong = gr.Button("Right", size="sm", min_width=80), gr.Button("Wrong", size="sm", min_width=80)
-    with gr.Column(visible=False) as details:
-        truth, comment = _truth_field(schema), gr.Textbox(label="Comment", lines=1, max_lines=4)
-        send = gr.Button("Send", size="sm")
+    with gr.Column(visible=False) as question: truths = _truth_fields(schema)
+    with gr.Column(visible=False) as more:
+        comment, send = gr.Textbox(label="Comment", lines=1, max_lines=4), gr.Button("Send", size="sm")
     thanks = gr.HTML("", elem_id="thanks")
-    hide = gr.update(visible=False)
+    shut, open_ = gr.update(visible=False), gr.update(visible=True)
     def give(asked, said, **what):
         if not asked or not asked.get("id"): return _thanks("This prediction is not in the log: nothing was recorded.")
-        try: predictor.feedback(asked["id"], source="demo", **what)
+        try: page.now.predictor.feedback(asked["id"], source="demo", **what)
         except DeployAssistError as e: return _thanks(str(e))
         return _thanks(said)
-    def is_right(asked): return give(asked, "Thank you: recorded as right.", correct=True), hide, hide
-    def is_wrong(asked): return give(asked, "Recorded as wrong. What was true?", correct=False), gr.update(visible=True)
-    def more(asked, *values):
-        true, note = values if truth is not None else (None, values[0])
-        label, note = (
-            None if true is None else schema.classes[true] if schema.classes else true,
-            (note or "").strip() or None,
-        )
-        if label is None and note is None:
-            return _thanks("Choose the true value or write a comment."), gr.update(), gr.update()
+    def is_right(asked): return give(asked, "Thank you: recorded as right.", correct=True), shut, open_
+    def is_wrong(asked): return give(asked, "Recorded as wrong. What was true?", correct=False), open_ if truths else shut, open_
+    def tell(asked, *values):
+        *values, note = values
+        note = (note or "").strip() or None
+        try: label = _truth(schema, values)
+        except DemoError as e: return _thanks(str(e)), *keep
+        if label is None and note is None: return _thanks("Give the true value or write a comment."), *keep
         said = "Thank you: recorded." if label is None else f"Thank you: recorded {shown(label)} as the true value."
-        return (
-            give(
-                asked,
-                said,
-                **({} if label is None else dict(label=label)),
-                **({} if note is None else dict(comment=note)),
-            ),
-            hide,
-            hide,
-        )
-
-    right.click(is_right, [asked], [thanks, details, bar], **page.quiet)
-    wrong.click(is_wrong, [asked], [thanks, details], **page.quiet)
-    send.click(more, [asked, *([truth] if truth is not None else []), comment], [thanks, details, bar], **page.quiet)
-    def ready(asked): return gr.update(visible=bool(asked)), hide, "", *([None] if truth is not None else []), ""
-
-    return lambda event: event.then(
-        ready, [asked], [bar, details, thanks, *([truth] if truth is not None else []), comment], **page.quiet
-    )
-
+        told = {k: v for k, v in dict(label=label, comment=note).items() if v is not None}
+        return give(asked, said, **told), shut, open_ if note is None else shut, *([None] * len(truths))
+    keep, told_to = [gr.skip()] * (2 + len(truths)), [thanks, question, more, *truths]
+    right.click(is_right, [asked], [thanks, question, more], **page.quiet)
+    wrong.click(is_wrong, [asked], [thanks, question, more], **page.quiet)
+    if len(truths) == 1 and schema.classes:  # choosing is saying: the second click
+        truths[0].input(tell, [asked, *truths, comment], told_to, **page.quiet)
+    gr.on([send.click, comment.submit], tell, [asked, *truths, comment], told_to, **page.quiet)
+    def ready(asked): return gr.update(visible=bool(asked)), shut, shut, "", *([None] * len(truths)), ""
+    return lambda event: event.then(ready, [asked], [bar, question, more, thanks, *truths, comment], **page.quiet)
 
 def _thanks(said: str) -> str: return f'<p role="status">{_e(said)}</p>'
 
@@ -1160,7 +1266,7 @@ def _why_part(page: _Page, asked) -> Callable:
     "Draw and wire why and what-if; gives what refreshes them after a prediction."
     gr, schema = _gradio(), page.schema
     outputs = len(schema.outputs) > 1
-    names = [c.name for c in schema.columns if not c.constant and grid_of(c)] if not page.picture else []
+    names = [n for n in page.order if not schema[n].constant and grid_of(schema[n])] if not page.picture else []
     chosen = gr.State(False)  # has the person chosen a column? Until then it is the one that moves the answer most
     with gr.Column(visible=False) as section:
         which = gr.Dropdown(
@@ -1176,19 +1282,22 @@ def _why_part(page: _Page, asked) -> Callable:
             interactive=True,
         )
         curve = gr.HTML("", elem_id="what-if")
-    def checked(asked): return {k: v[0] for k, v in page.runtime.schema.check([asked["row"]]).items()}
+    def checked(now, asked): return {k: v[0] for k, v in now.runtime.schema.check([asked["row"]]).items()}
     def explain(asked, which, chosen):
         if not asked: return gr.update(visible=False), "", gr.skip()
         try:
-            found = effects(page.runtime, checked(asked), page.typical, which or 0)
+            now = page.fitting()
+            found = effects(now.runtime, checked(now, asked), now.typical, which or 0)
             body = _heat_html(page, *found) if page.picture else why_html(*found)
         except Exception as e: return gr.update(visible=True), refusal_html(DemoError(_sentence(e))), gr.skip()
         best = next((e["column"] for e in found[3] if e["column"] in names), None)
         return gr.update(visible=True), body, gr.skip() if best is None or chosen else best
     def vary(asked, name, which):
         if not asked or name is None: return ""
-        row = checked(asked)
-        try: return curve_html(schema[name], row[name], *what_if(page.runtime, row, name, which or 0))
+        try:
+            now = page.fitting()
+            row = checked(now, asked)
+            return curve_html(now.schema[name], row[name], *what_if(now.runtime, row, name, which or 0))
         except Exception as e: return refusal_html(DemoError(_sentence(e)))
     column.input(lambda: True, None, chosen, **page.quiet)
     column.input(vary, [asked, column, which], curve, **page.quiet)
@@ -1203,41 +1312,40 @@ def _why_part(page: _Page, asked) -> Callable:
 
 # %% ../nbs/23_demo.ipynb #8bbeb361
 def _heat_html(page: _Page, what: str, is_number: bool, here: Any, found: Sequence[Mapping]) -> str:
-    "For a picture: each pixel coloured by how much it speaks for (accent) or against (red) the answer."
+    "For a picture: each pixel that speaks for the answer as a square, and each that speaks against it as a dot."
     h, w = page.picture
     top = max((abs(e["change"]) for e in found), default=0) or 1
     spot = {e["column"]: e["change"] / top for e in found}
-    cells = "".join(
-        f'<rect x="{k % w}" y="{k // w}" width="1.02" height="1.02" '
-        f'fill="{"var(--color-accent)" if spot.get(n, 0) > 0 else "#c4320a"}" '
-        f'opacity="{abs(spot.get(n, 0)):.2f}"/>'
-        for k, n in enumerate(page.schema.names)
-        if abs(spot.get(n, 0)) > 0.02
-    )
+    def cell(k, share):
+        if share > 0: return f'<rect x="{k % w}" y="{k // w}" width="1.02" height="1.02" fill="var(--color-accent)" opacity="{share:.2f}"/>'
+        return f'<circle cx="{k % w + .5}" cy="{k // w + .5}" r=".4" fill="#c4320a" opacity="{-share:.2f}"/>'
+    cells = "".join(cell(k, spot[n]) for k, n in enumerate(page.schema.names) if abs(spot.get(n, 0)) > 0.02)
     return (
         f'<section class="da-why"><h3>Why: {_e(what)}</h3><svg viewBox="0 0 {w} {h}" role="img" '
         f'aria-label="pixels that matter" style="width:min(200px,100%);'
-        f'border:1px solid var(--border-color-primary)">{cells}</svg><p class="da-note">Green pixels raise it '
-        f"and red ones lower it, each compared with its typical value alone.</p></section>"
+        f'border:1px solid var(--border-color-primary)">{cells}</svg><p class="da-note">Green squares raise it '
+        f"and red dots lower it, each pixel compared with its typical value alone; they do not add up.</p></section>"
     )
 
 # %% ../nbs/23_demo.ipynb #9803d9a8
 def _predict_tab(page: _Page) -> None:
     gr = _gradio()
     asked, result = gr.State(None), gr.JSON(visible=False)
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=3, min_width=300):
+    with gr.Row(equal_height=False, elem_classes="da-predict"):
+        with gr.Column():
             _input_part(page)
             with gr.Row():
                 go, reset = (
                     gr.Button("Predict", variant="primary", scale=2, min_width=120),
                     gr.Button("Reset", scale=1, min_width=80),
                 )
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column():
             answer = gr.HTML('<section class="da-empty">The answer appears here.</section>', elem_id="answer")
-            followers = [_feedback_part(page, asked)] if _takes_feedback(page.predictor) else []
+            followers = [_feedback_part(page, asked)] if _takes_feedback(page.drawn.predictor) else []
             if page.release: followers.append(_why_part(page, asked))
-    table = _example_table(page) if page.examples else None
+        with gr.Column():
+            table = _example_table(page) if page.examples else None
+            _link_part(page)
     show, api = _predict_parts(page)
     def wire(event):
         for follow in followers: follow(event)
@@ -1257,7 +1365,6 @@ def _predict_tab(page: _Page) -> None:
     if table is not None:
         filled = table.click(lambda i: page.fill(page.examples[i]), [table], page.inputs, **page.quiet)
         wire(filled.then(show, page.inputs, [answer, asked], show_progress_on=answer, **page.private))
-    _link_part(page)
 
 def _example_table(page: _Page):
     "Real rows; a click fills the fields and predicts."
@@ -1271,7 +1378,7 @@ def _example_table(page: _Page):
             label="Real rows to try",
             headers=["picture"],
         )
-    names = [n for n in page.order if n in page.examples[0]][:10]
+    names = [n for n in page.order if n in page.examples[0]][:8]
     with gr.Column(elem_classes="da-examples"):
         return gr.Dataset(
             components=["textbox"] * len(names),
@@ -1279,7 +1386,7 @@ def _example_table(page: _Page):
             type="index",
             label="Real rows to try",
             layout="table",
-            samples=[[shown(row[n]) for n in names] for row in page.examples],
+            samples=[[shown(row[n], 40 if len(names) > 2 else 90) for n in names] for row in page.examples],
         )
 
 def _thumb(page: _Page, row: Mapping) -> str:
@@ -1330,7 +1437,7 @@ def _link_part(page: _Page) -> None:
     gr = _gradio()
     with gr.Row():
         make = gr.Button("Link to these inputs", size="sm", scale=0, min_width=170)
-        link = gr.Textbox(label="Link", visible=False, buttons=["copy"], max_lines=1, scale=1)
+        link = gr.Textbox(label="Link", elem_id="link", visible=False, buttons=["copy"], max_lines=1, scale=1)
     here = gr.Textbox(visible=False)
     def to_link(here, *values): return gr.update(value=link_to(here or "", page.schema, page.row(values)), visible=True)
     make.click(to_link, [here, *page.inputs], link, js=_HERE, **page.quiet)
@@ -1351,7 +1458,9 @@ _LABELS_JS = """() => { const name = () => document.querySelectorAll('.da-fields
   if (label && number) { number.setAttribute('aria-label', label.textContent.trim()); r.setAttribute('aria-label', label.textContent.trim() + ', slider'); } });
   const dates = () => document.querySelectorAll('.da-fields input.time').forEach(t => { const block = t.closest('.block'), label = block.querySelector('[data-testid="block-info"]'),
   button = block.querySelector('button.calendar'); if (label) { t.setAttribute('aria-label', label.textContent.trim()); if (button) button.setAttribute('aria-label', 'calendar for ' + label.textContent.trim()); } });
-  const all = () => { name(); dates(); }; all(); for (const ms of [200, 600, 1500, 4000]) setTimeout(all, ms); return []; }"""
+  const lines = () => document.querySelectorAll('.da-fields textarea, .da-fields input[type=text]:not(.time)').forEach(t => { const block = t.closest('.block'),
+  label = block && block.querySelector('[data-testid="block-info"]'); if (label && !t.getAttribute('aria-label')) t.setAttribute('aria-label', label.textContent.trim()); });
+  const all = () => { name(); dates(); lines(); }; all(); for (const ms of [200, 600, 1500, 4000]) setTimeout(all, ms); return []; }"""
 
 # %% ../nbs/23_demo.ipynb #a32fd07f
 def _table_tab(page: _Page) -> None:
@@ -1367,17 +1476,20 @@ def _table_tab(page: _Page) -> None:
     said = gr.HTML("", elem_id="table-said")
     back = gr.File(label="The table with predictions", visible=False, interactive=False)
     head = gr.Dataframe(label="First rows", visible=False, interactive=False, max_height=360, max_chars=60)
+    def predicted(path, progress=lambda done, n: None):
+        out, wrong, unknown = predict_table(page.now.predictor, path, progress)
+        to = Path(tempfile.mkdtemp(dir=_files_folder())) / f"{Path(path).stem}-predictions{Path(path).suffix.lower()}"
+        out.to_parquet(to, index=False) if to.suffix in (".parquet", ".pq") else out.to_csv(to, index=False)
+        return out, wrong, unknown, to
     def run(path, progress=gr.Progress()):
         if not path:
             return refusal_html(DemoError("Choose a file first.")), gr.update(visible=False), gr.update(visible=False)
         try:
-            out, wrong, unknown = predict_table(page.predictor, path, lambda done, n: progress((done, n), unit="rows"))
+            out, wrong, unknown, to = predicted(path, lambda done, n: progress((done, n), unit="rows"))
         except SchemaError as e:
             return refusal_html(e), gr.update(visible=False), gr.update(visible=False)
         except Exception as e:
             return refusal_html(DemoError(_sentence(e))), gr.update(visible=False), gr.update(visible=False)
-        to = Path(tempfile.mkdtemp(dir=_files_folder())) / f"{Path(path).stem}-predictions{Path(path).suffix.lower()}"
-        out.to_parquet(to, index=False) if to.suffix in (".parquet", ".pq") else out.to_csv(to, index=False)
         return (
             table_html(len(out), wrong, unknown, to.suffix == ".csv"),
             gr.update(value=str(to), visible=True),
@@ -1385,6 +1497,14 @@ def _table_tab(page: _Page) -> None:
         )
 
     go.click(run, file, [said, back, head], show_progress_on=said, **page.private)
+    def api(file):
+        try: out, wrong, unknown, to = predicted(file)
+        except Exception as e: raise gr.Error(_sentence(e), print_exception=False, title="Not answered") from None
+        return str(to), dict(rows=len(out), wrong=wrong, unused=unknown)
+    api.__doc__ = "Predict a CSV or Parquet file: the file with predictions, and what is wrong with which row (from 0)."
+    gr.Button(visible=False).click(api, gr.File(visible=False, label="file", type="filepath"),
+                                   [gr.File(visible=False), gr.JSON(visible=False)], api_name="predict_table")
+
 
 # %% ../nbs/23_demo.ipynb #2a9d390a
 def table_html(rows: int, wrong: Sequence[Mapping], unknown: Sequence[str], csv: bool, most: int = 50) -> str:
@@ -1429,7 +1549,9 @@ def _files_folder() -> str:
 
 def _api_tab(page: _Page, tab) -> None:
     gr = _gradio()
-    gr.HTML('<p class="da-note">The same prediction from a program, with the inputs of the first tab.</p>')
+    needs = "KEY" if page.key and page.endpoint else "DEMO_USER and DEMO_PASSWORD" if page.login and not page.endpoint else ""
+    gr.HTML('<p class="da-note">The same prediction from a program, with the inputs of the first tab.'
+            + (f" It reads the environment variable{'s' if ' and ' in needs else ''} {needs}." if needs else "") + "</p>")
     here = gr.Textbox(visible=False)
     boxes = [gr.Code(label=name, language=language, interactive=False, wrap_lines=True, lines=3) for name, language in
              (("curl", "shell"), ("Python", "python"), ("JavaScript", "javascript"))]
@@ -1438,7 +1560,7 @@ def _api_tab(page: _Page, tab) -> None:
         endpoint = urljoin(at + "/", page.endpoint).rstrip("/") if page.endpoint else None
         return list(
             snippets(
-                page.row(values), page=at, endpoint=endpoint, key=bool(getattr(page.predictor, "key", None))
+                page.row(values), page=at, endpoint=endpoint, key=page.key, login=page.login
             ).values()
         )
 
@@ -1450,7 +1572,8 @@ def _card_tab(page: _Page, tab) -> None:
     def write(request):
         if page.card is not True and getattr(request, "username", None) not in page.card:
             return "<p>The model card is not shown to this user.</p>"
-        return card_html(page.release, getattr(page.predictor, "info", None))
+        now = page.now
+        return card_html(now.release, getattr(now.predictor, "info", None))
     write.__annotations__["request"] = gr.Request
     tab.select(write, None, box, **page.quiet)
 
@@ -1461,26 +1584,41 @@ def build_demo(
     title: str | None = None,  # the page's heading; the model's name by default
     endpoint: str | None = None,  # the HTTP endpoint that the API tab shows; ".." when the page is mounted below it
     card: bool | Sequence[str] = True,  # show the model card: to all, to nobody, or to these users
+    **told: Any,  # of `_Page`: is there a key or a login, what draws the page again
 ):  # gradio.Blocks: `launch(**page_style())` it, or mount it with `mount_gradio_app(..., **page_style())`
     "The demo page, not started."
     gr = _gradio()
-    page = _Page(predictor, title=title, endpoint=endpoint, card=card)
+    page = _Page(predictor, title=title, endpoint=endpoint, card=card, **told)
     _files_folder()
     with gr.Blocks(title=page.name, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        gr.HTML(_head(page), elem_classes="da-head")
+        head = gr.HTML(_head(page), elem_classes="da-head")
         with gr.Tabs():
             with gr.Tab("Predict"): _predict_tab(page)
             with gr.Tab("Table"): _table_tab(page)
             with gr.Tab("API") as tab: _api_tab(page, tab)
             if page.release and card:
                 with gr.Tab("Model card") as tab: _card_tab(page, tab)
-        if _takes_feedback(predictor):
+        if _takes_feedback(page.drawn.predictor):
             gr.HTML('<p class="da-note">What is entered here is kept in the prediction log, marked as demo.</p>')
+            _feedback_api(page)
         _load_part(page, blocks)
+        if page.drawn.said: blocks.load(lambda: _head(page), None, head, **page.quiet)
     return blocks
 
+def _feedback_api(page: _Page) -> None:
+    gr = _gradio()
+    def feedback(prediction_id: str, label: Any = None, correct: bool | None = None, comment: str | None = None) -> dict:
+        "Say what turned out to be true of one prediction."
+        try: return dict(feedback_id=page.now.predictor.feedback(prediction_id, label, correct, comment, source="demo"))
+        except DeployAssistError as e: raise gr.Error(str(e), print_exception=False, title="Not recorded") from None
+    parts = [gr.Textbox(visible=False, label="prediction_id"), gr.JSON(visible=False, label="label"),
+             gr.JSON(visible=False, label="correct"), gr.Textbox(visible=False, label="comment")]
+    for part in parts: part.preprocess = lambda payload: payload
+    gr.Button(visible=False).click(feedback, parts, gr.JSON(visible=False), api_name="feedback")
+
 def _head(page: _Page) -> str:
-    schema, release = page.schema, page.release
+    schema, now = page.schema, page.now
+    release = now.release
     kind = {
         "classification": f"predicts one of {len(schema.classes or ())} classes",
         "regression": "predicts a number",
@@ -1494,6 +1632,7 @@ def _head(page: _Page) -> str:
         if page.picture
         else f"{len(schema)} column{'s' if len(schema) > 1 else ''}"
     )
+    if now.said: facts = f"{now.said} · {facts}"
     name = next((k for k in ("roc_auc", "accuracy", "mae") if release and k in release.metrics), None)
     if name and release.metrics[name]["value"] is not None:
         m = release.metrics[name]
@@ -1517,15 +1656,10 @@ def _free_port(host: str, wanted: int) -> int:
 
 # %% ../nbs/23_demo.ipynb #d9449df5
 class Demo:
-    "A running demo: `.url`, `.share_url` (or None), `.stop()`; also a context manager."
-    def __init__(self, blocks: Any, url: str, share_url: str | None, notes: Sequence[str] = (), log: Any = None):
-        self.blocks, self.url, self.share_url, self.notes, self._log = (
-            blocks,
-            url.rstrip("/"),
-            share_url,
-            list(notes),
-            log,
-        )
+    "A running demo: `.url`, `.share_url` (or None), `.stop()`, `.wait()`; also a context manager."
+    def __init__(self, blocks: Any, url: str, share_url: str | None, notes: Sequence[str] = (), owned: Sequence = ()):
+        self.blocks, self.url, self.share_url, self.notes = blocks, url.rstrip("/"), share_url, list(notes)
+        self._owned = list(owned)  # what `stop` closes, in this order
 
     @property
     def is_running(self) -> bool: return bool(self.blocks.is_running)
@@ -1535,8 +1669,14 @@ class Demo:
         server = getattr(self.blocks, "server", None)
         if server is not None: server.config.timeout_graceful_shutdown = 1  # open event streams would hold the port
         self.blocks.close(verbose=False)
-        if self._log is not None and hasattr(self._log, "close"): self._log.close()
-        self._log = None
+        while self._owned: self._owned.pop(0).close()
+
+    def wait(self) -> None:
+        "Stay up until Ctrl-C or until somebody else stops it, as a program of its own wants."
+        try:
+            while self.is_running: time.sleep(0.5)
+        except KeyboardInterrupt: pass
+        finally: self.stop()
 
     def __enter__(self): return self
     def __exit__(self, *error): self.stop()
@@ -1557,26 +1697,51 @@ class Demo:
 
 # %% ../nbs/23_demo.ipynb #9f2b51a5
 def demo(
-    what: Any,                   # release, bundle folder, "models:/name@alias", endpoint or its URL
+    what: Any,                   # release, bundle folder, "models:/name@alias", endpoint or its URL; a fitted model, with X
+    X: Any = None,               # the table that a bare model was fitted on
+    y: Any = None,               # and its labels
     *,
     port: int = 0,               # 0: any free port; one in use: the next free one
     share: bool = False,         # also a public link through Gradio's tunnel
     log: Any = None,             # a PredictionLog or its URL; None: the default log; False: none
-    auth: Any = None,            # (user, password), a list of such pairs, or a function of both
+    auth: Any = None,            # (user, password), a list of such pairs, or a function of both; False: open, wherever it is
     key: str | None = None,      # of an endpoint that wants one
-    host: str = "127.0.0.1",
+    host: str = "127.0.0.1",     # where others can reach it, a login is needed
     **options,                   # of `build_demo`: title, endpoint, card
 ) -> Demo:
     "Start the demo page in the background and give its link."
-    predictor = predictor_for(what, log, key)
-    try:
-        blocks = build_demo(predictor, **options)
-    except TypeError as e:
-        if "build_demo()" not in str(e):
-            raise
-        raise ConfigError(
-            f"demo: {str(e).split('build_demo() ')[-1]}; expected options: title, endpoint, card"
-        ) from None
+    unknown = sorted(set(options) - {"title", "endpoint", "card"})
+    if unknown: raise ConfigError(f"demo: got {', '.join(unknown)}, expected options: title, endpoint, card")
+    auth = _login(auth, host)
+    if X is not None:
+        from deploy_assist.prepare import prepare
+        what = prepare(what, X, y, name=options.get("title") or type(what).__name__)
+    source = predictor_for(what, log, key)
+    owned = [source] if hasattr(source, "champion") else []
+    kept = getattr(source, "log", None)
+    if source is not what and not hasattr(log, "append") and hasattr(kept, "close"): owned.append(kept)
+    try: return _start(source, host, port, share, auth, owned, options)
+    except BaseException:
+        for thing in owned: thing.close()
+        raise
+
+def _login(auth: Any, host: str) -> Any:
+    "The login as Gradio takes it, or `ConfigError`."
+    if auth is None or auth is False:
+        if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
+            raise ConfigError(f"host: got {host!r}, which others can reach, without a login; expected auth=(user, password), or "
+                              f"auth=False when everybody may use the page")
+        return None
+    pairs = [auth] if isinstance(auth, tuple) else auth
+    if callable(auth): return auth
+    if not (isinstance(pairs, (list, tuple)) and pairs and all(
+            isinstance(p, (list, tuple)) and len(p) == 2 and all(isinstance(v, str) and v for v in p) for p in pairs)):
+        raise ConfigError("auth: got something else, expected (user, password), a list of such pairs, or a function of both")
+    return [tuple(p) for p in pairs]
+
+def _start(source: Any, host: str, port: int, share: bool, auth: Any, owned: list, options: Mapping) -> Demo:
+    "The page on a free port."
+    blocks = build_demo(source, login=auth is not None, **options)
     found, notes = _free_port(host, port), []
     if port and found != port: notes.append(f"Port {port} is in use: the demo took {found}.")
     with _local_without_proxy(), contextlib.redirect_stdout(io.StringIO()):
@@ -1601,13 +1766,7 @@ def demo(
             raise DemoError(f"the demo did not start on {host}:{found}: {e}") from e
     if share and not share_url:
         notes.append("No public link could be made (Gradio's share server is out of reach): the local link works.")
-    return Demo(
-        blocks,
-        url,
-        share_url,
-        notes,
-        log=getattr(predictor, "log", None) if predictor is not what and not hasattr(log, "append") else None,
-    )
+    return Demo(blocks, url, share_url, notes, owned)
 
 
 @contextlib.contextmanager
@@ -1623,30 +1782,120 @@ def _local_without_proxy():
             else: os.environ[k] = old
 
 # %% ../nbs/23_demo.ipynb #mount002
+class Pages:
+    "An ASGI application below /demo: the page of the version that answers, and the one before it for those who still have it open."
+
+    def __init__(
+        self,
+        source: Any,             # an endpoint's `Traffic`, or a predictor
+        access: Access | None = None,  # who may see the page: a key for predictions is its password; None: everybody
+        root_path: str = "",     # the prefix that a proxy takes away
+    ):
+        self.source, self.access, self.root_path = source, access, root_path
+        self.drawn: dict[str, Any] = {}  # name -> its application, the newest last
+        self.shown, self.turn, self.count = None, threading.Lock(), 0
+        self.ends: dict[str, asyncio.Event] = {}
+        self.draw()
+
+    def draw(self) -> None:
+        "Draw the page of whoever answers now, if it is not drawn yet."
+        with self.turn:
+            now = champion_of(self.source)
+            if now is self.shown: return
+            self.count += 1
+            name = f"page-{self.count}"
+            app, first = self._app(name), next(iter(self.drawn.values()), None)
+            if first is not None:  # who has entered stays inside
+                for known in ("tokens", "cookie_id"): setattr(_inner(app), known, getattr(_inner(first), known))
+            self.drawn, self.shown = self.drawn | {name: app}, now
+
+    def _app(self, name: str) -> Any:
+        from fastapi import FastAPI  # Gradio brings it
+        gr, access = _gradio(), self.access
+        def is_right(user: str, password: str) -> bool:
+            caller = access.who(password)
+            return caller is not None and caller.allows("predict")
+        return gr.mount_gradio_app(
+            FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+            build_demo(self.source, endpoint="..", key=access is not None, again="reload the page").queue(default_concurrency_limit=4),
+            f"/demo/{name}",
+            auth=None if access is None else is_right,
+            auth_message="The password is a key of the endpoint.",
+            root_path=f"{self.root_path}/demo/{name}" if self.root_path else None,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            max_file_size="100mb",
+            mcp_server=False,
+            show_error=False,
+            **page_style(),
+        )
+
+def _inner(app: Any) -> Any:
+    "Gradio's own application inside a mounted one."
+    return next(route.app for route in app.routes if hasattr(getattr(route, "app", None), "cookie_id"))
+
+# %% ../nbs/23_demo.ipynb #mount003
+async def _called(self: Pages, scope, receive, send) -> None:
+    "Hand a request to the page that it belongs to."
+    path, root = scope["path"], scope.get("root_path", "")
+    if root and path.startswith(root + "/"): path = path[len(root):]
+    first, _, rest = path.removeprefix("/demo").lstrip("/").partition("/")
+    if path == "/demo": return await _moved(send, f"{root}/demo/", scope["query_string"])
+    if first in ("", "config") and self.shown is not champion_of(self.source): await self._draw_again()
+    if first not in self.drawn:  # no page in particular: the newest
+        first, rest = next(reversed(self.drawn)), path.removeprefix("/demo/")
+    at = f"{root}/demo/{first}/{rest}"
+    await self.drawn[first](scope | {"root_path": root, "path": at, "raw_path": at.encode()}, receive, send)
+
+async def _moved(send, to: str, query: bytes) -> None:
+    "Answer with another address."
+    at = to.encode() + (b"?" + query if query else b"")
+    await send({"type": "http.response.start", "status": 307, "headers": [(b"location", at), (b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+async def _draw_again(self: Pages) -> None:
+    "Draw the new page beside running requests; when that fails, the old one stays and the log says why."
+    try: await asyncio.to_thread(self.draw)
+    except Exception as e:  # whatever Gradio or a release's examples raise
+        logging.getLogger("deploy_assist.demo").error("the page of a new version could not be drawn", exc_info=e)
+        return
+    await self._live()
+    for name in list(self.drawn)[:-2]:
+        self.drawn.pop(name)
+        if name in self.ends: self.ends.pop(name).set()
+
+async def _live(self: Pages) -> None:
+    "Start what Gradio keeps running for each page that is drawn."
+    for name, app in self.drawn.items():
+        if name in self.ends: continue
+        self.ends[name], started = asyncio.Event(), asyncio.Event()
+        self.tasks = [*getattr(self, "tasks", ()), asyncio.create_task(_alive(app, started, self.ends[name]))]
+        await started.wait()
+
+async def _alive(app: Any, started: asyncio.Event, over: asyncio.Event) -> None:
+    try:
+        async with app.router.lifespan_context(app):
+            started.set()
+            await over.wait()
+    finally: started.set()
+
+@contextlib.asynccontextmanager
+async def _lifespan(self: Pages):
+    "While the endpoint is up."
+    await self._live()
+    try: yield
+    finally:
+        for over in self.ends.values(): over.set()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+Pages.__call__, Pages._draw_again, Pages._live, Pages.lifespan = _called, _draw_again, _live, _lifespan
+
 def mounted(
-    predictor: Any,          # the endpoint's own
-    access: Access | None = None,  # who may see the page: a key for predictions is its password; None: everybody
-    root_path: str = "",     # the prefix that a proxy takes away
-) -> Any:                    # an ASGI application that answers below /demo
+    source: Any,             # an endpoint's `Traffic`, or a predictor
+    access: Access | None = None,  # see `Pages`
+    root_path: str = "",
+) -> Pages:
     "The demo page as a part of an endpoint."
-    from fastapi import FastAPI  # Gradio brings it
-    gr = _gradio()
-    def is_right(user: str, password: str) -> bool:
-        caller = access.who(password)
-        return caller is not None and caller.allows("predict")
-    return gr.mount_gradio_app(
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        build_demo(predictor, endpoint="..").queue(default_concurrency_limit=4),
-        "/demo",
-        auth=None if access is None else is_right,
-        auth_message="The password is a key of the endpoint.",
-        root_path=f"{root_path}/demo" if root_path else None,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        max_file_size="100mb",
-        mcp_server=False,
-        show_error=False,
-        **page_style(),
-    )
+    return Pages(source, access, root_path)

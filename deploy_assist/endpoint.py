@@ -155,7 +155,7 @@ def run(
     page, access = None, Access(settings.key, settings.keys, Tokens(**settings.jwt) if settings.jwt else None)
     if settings.demo:  # a higher floor, and Gradio: imported only when a person asks for the page
         demo = import_module("deploy_assist.demo")
-        page = demo.mounted(traffic.champion, None if access.is_open else access, settings.root_path)
+        page = demo.mounted(traffic, None if access.is_open else access, settings.root_path)
     app = App(traffic, settings, page, access)
     signal.signal(signal.SIGHUP, lambda *_: traffic.reload())
     config = uvicorn.Config(

@@ -643,7 +643,7 @@ async def _lifespan(self: App, receive, send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                if self.page is not None: await stack.enter_async_context(self.page.router.lifespan_context(self.page))
+                if self.page is not None: await stack.enter_async_context(self.page.lifespan())
                 await send({"type": "lifespan.startup.complete"})
             else:
                 self.stopping = True
@@ -651,6 +651,7 @@ async def _lifespan(self: App, receive, send) -> None:
                 if self.traffic is not None: await asyncio.to_thread(self.traffic.close)
                 if self.predictor.log is not None: await asyncio.to_thread(self.predictor.log.close)
                 await asyncio.to_thread(self.observer.stop)
+                await stack.aclose()  # while the loop still runs
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
