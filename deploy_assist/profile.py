@@ -170,7 +170,7 @@ def lay_grid(
             a, b = float(np.arcsinh(a / scale)), float(np.arcsinh(b / scale))
             spread = _spread_of(np.arcsinh(s / scale))
         cells = CELLS
-        pad = (b - a) * 1e-3 if few else 0.0
+        pad = max((b - a) * 1e-3, .12 * spread) if few else 0.0  # the outer atoms own their ground too
         lo, inv = a - pad, (cells - .5) / (b - a + 2 * pad)
     g = Grid(float(lo), float(inv), cells, scale, np.array([0]), low, high)
     atoms, reach = v if few else v[count >= max(3, len(s) / 200)], max(1, int(.1 * spread * inv))
