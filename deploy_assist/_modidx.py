@@ -1221,6 +1221,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'deploy_assist.profile._keep': ('profile.html#_keep', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._matrix': ('profile.html#_matrix', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._mode': ('profile.html#_mode', 'deploy_assist/profile.py'),
+                                       'deploy_assist.profile._named': ('profile.html#_named', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._run': ('profile.html#_run', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._seconds': ('profile.html#_seconds', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._spread': ('profile.html#_spread', 'deploy_assist/profile.py'),

@@ -75,12 +75,17 @@ def as_name(value: Any) -> str:
         return v
     return str(value)
 
+def _named(s: pd.Series) -> pd.Series:
+    "Values of mixed types by name: 1 and True are equal to Python, and which of them is counted would depend on the order of rows."
+    mixed = s.dtype == object and pd.api.types.infer_dtype(s, skipna=True).startswith("mixed")
+    return s.map(as_name, na_action="ignore") if mixed else s
+
 def name_counts(
     values: pd.Series,
     weights: np.ndarray | None = None,  # (rows,) weight of each row
 ) -> tuple[dict[str, float], float]:    # count per name, and how many are missing
     "How often each category name occurs; null and blank text are missing."
-    s = values if isinstance(values, pd.Series) else pd.Series(values)
+    s = _named(values if isinstance(values, pd.Series) else pd.Series(values))
     if weights is None:
         c = s.value_counts(dropna=True)
         pairs, n = zip(c.index, c.to_numpy(), strict=True), len(s)
@@ -436,7 +441,7 @@ def _matrix(frame: pd.DataFrame, prof: "Profile", feats: list, rows: np.ndarray 
             F[ok, j] = v[g.group_of()[g.place(np.clip(x[ok], -1e300, 1e300))]]
         else:
             if last[0] != name:
-                s = frame[name].iloc[rows]
+                s = _named(frame[name].iloc[rows])
                 codes, uniq = pd.factorize(s)
                 last = (name, (codes, [as_name(u) for u in uniq]))
             codes, uniq = last[1]

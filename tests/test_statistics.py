@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 
 from deploy_assist.drift import bins_for, chi2, compare_numbers, js_distance, ks_statistic, psi, to_shares, two_proportions, wasserstein
 from deploy_assist.profile import numbers, profile
-from deploy_assist.quality import auc, metrics, outcome, wilson
+from deploy_assist.quality import metrics, outcome, wilson
 from deploy_assist.verdict import compare
 
 rng = np.random.default_rng(20261125)
@@ -85,7 +85,8 @@ def test_quality_is_scikit_learns():
     s = r.random(2000)
     d = pd.DataFrame(dict(y=(r.random(2000) < s).astype(int), p=(s > .5).astype(int), s=s))
     m = metrics(outcome(d, "y", "p", "s", task="binary", classes=("0", "1")))
-    want = dict(accuracy=sk.accuracy_score(d.y, d.p), balanced_accuracy=sk.balanced_accuracy_score(d.y, d.p), f1=sk.f1_score(d.y, d.p),
+    want = dict(accuracy=sk.accuracy_score(d.y, d.p),
+                balanced_accuracy=sk.balanced_accuracy_score(d.y, d.p), f1=sk.f1_score(d.y, d.p),
                 roc_auc=sk.roc_auc_score(d.y, s), brier=sk.brier_score_loss(d.y, s), log_loss=sk.log_loss(d.y, s))
     binned = ("roc_auc",)
     for k, v in want.items(): assert m[k].value == pytest.approx(v, abs=1e-3 if k in binned else 1e-9), k
