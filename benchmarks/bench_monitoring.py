@@ -215,7 +215,7 @@ def _num(d, rng, spread=8, positive=False, heavy=False):
     c = [
         k
         for k in d
-        if k not in ("y", "latency_ms")
+        if k not in ("y", "latency_ms", "ticks", "user_id")
         and pd.api.types.is_numeric_dtype(d[k])
         and d[k].dtype != bool
         and d[k].nunique() >= spread
@@ -224,7 +224,7 @@ def _num(d, rng, spread=8, positive=False, heavy=False):
     c = c or [
         k
         for k in d
-        if k not in ("y", "latency_ms")
+        if k not in ("y", "latency_ms", "ticks", "user_id")
         and pd.api.types.is_numeric_dtype(d[k])
         and d[k].dtype != bool
         and d[k].nunique() >= spread
@@ -653,7 +653,8 @@ def parquet(many=10_000_000):
     import pyarrow as pa
     import pyarrow.parquet as pq
     rng = np.random.default_rng(1)
-    make = lambda n: pd.DataFrame({f"x{i}": rng.normal(i, 1, n) for i in range(8)} | {f"c{i}": rng.choice(list("abc"), n) for i in range(2)})
+    make = lambda n: pd.DataFrame({f"x{i}": rng.normal(i, 1, n) for i in range(8)}
+                                  | {f"c{i}": rng.choice(list("abc"), n) for i in range(2)})
     with tempfile.TemporaryDirectory() as folder:
         make(5000).to_parquet(f"{folder}/base.parquet")
         part, used = pa.Table.from_pandas(make(500_000)), {}
@@ -661,7 +662,8 @@ def parquet(many=10_000_000):
             path = f"{folder}/{n}.parquet"
             with pq.ParquetWriter(path, part.schema) as w:
                 for k in range(0, n, 500_000): w.write_table(part.slice(0, min(500_000, n - k)))
-            out = subprocess.run([sys.executable, "-c", READ, folder, path], capture_output=True, text=True, check=True).stdout.split()
+            out = subprocess.run([sys.executable, "-c", READ, folder, path], capture_output=True, text=True,
+                                 check=True).stdout.split()
             used[n] = float(out[0])
             print(f"{n:,} rows x 10 columns from Parquet: {float(out[0]):.2f} CPU s, {float(out[1]):.2f} GB")
             os.unlink(path)
@@ -675,7 +677,7 @@ def main():
     a.add_argument("--baseline", type=int, default=5000)
     a.add_argument("--repeat", type=int, default=4)
     a.add_argument("--seed", type=int, default=1000)
-    a.add_argument("--quiet", type=int, default=40, help="so many short windows a table in which nothing changed; a fifth of it long")
+    a.add_argument("--quiet", type=int, default=40, help="so many short windows a table in which nothing changed; a fifth of it long")  # noqa: E501
     a.add_argument("--tables", nargs="*", default=[*REAL, *MADE])
     a.add_argument("--scenarios", nargs="*", default=[*NUISANCE, *REALLY])
     a.add_argument("--no-labels", action="store_true")
@@ -689,7 +691,8 @@ def main():
         print(f"seed {x.seed}, baseline {x.baseline:,} rows, window {m:,} rows")
         long = m > 5000
         got = show(
-            run(x.tables, x.scenarios, x.baseline, m, max(1, x.repeat // 4) if long else x.repeat, x.seed, x.v, not x.no_labels),
+            run(x.tables, x.scenarios, x.baseline, m, max(1, x.repeat // 4) if long else x.repeat, x.seed, x.v,
+                not x.no_labels),
             f"windows of {m:,} rows",
         )
         if got:

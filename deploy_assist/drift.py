@@ -293,10 +293,11 @@ def compare_numbers(
     lo, hi = np.interp([.01, .99], np.cumsum(pb), at_)
     z = np.clip(at_, lo, hi)
     spread = float(np.sqrt(max(pb @ z**2 - (pb @ z) ** 2, 0))) or base.sd or 1.0
-    noise = .8 * float(np.sqrt(np.maximum(F * (1 - F), 0) / N) @ step)
+    # the far tails are left out: in them chance moves a mean by more than a real change does
+    noise = .8 * float(np.sqrt(np.maximum(F * (1 - F), 0) / N) @ np.diff(z))
     # a value that crosses into the next group counts as having gone all the way: the means know better
     off = min(abs((pc - pb) @ at_ - (cur.mean - base.mean)), float(np.median(step))) if counts is None and cur.n else 0.0
-    d.w1_net = max(0.0, float(np.sqrt(max(0.0, d.w1**2 - noise**2)) - off) / spread)
+    d.w1_net = max(0.0, float(np.sqrt(max(0.0, (np.abs(gap[:-1]) @ np.diff(z)) ** 2 - noise**2)) - off) / spread)
     d.psi, d.js, d.tv = psi(hb / n, hc / m), js_distance(hb / n, hc / m), float(np.abs(hb / n - hc / m).sum() / 2)
     ha, hd = _pool(hb, hc)
     d.psi_net = max(0.0, min(d.psi, psi(ha / n, hd / m)) - (len(ha) - 1) / N)
@@ -305,8 +306,8 @@ def compare_numbers(
 
 # %% ../nbs/04_drift.ipynb #640aff4e
 def _pool_names(b: np.ndarray, c: np.ndarray, base: Names, cur: Names) -> tuple[np.ndarray, np.ndarray]:
-    """Counts for chi-squared, rare names in one bin: also those that only the window holds. Without them the names that chance let
-    into the baseline would always seem to lose: each window has rare names of its own."""
+    """Counts for chi-squared, rare names in one bin: also those that only the window holds. Without them the names that chance
+    let into the baseline would always seem to lose: each window has rare names of its own."""
     share = min(base.n, cur.n) / max(base.n + cur.n, 1e-300)
     rare = (b + c) * share < 5
     new = sum(v for k, v in cur.counts.items() if k not in base.counts and v * share < 5)

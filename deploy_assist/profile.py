@@ -76,7 +76,7 @@ def as_name(value: Any) -> str:
     return str(value)
 
 def _named(s: pd.Series) -> pd.Series:
-    "Values of mixed types by name: 1 and True are equal to Python, and which of them is counted would depend on the order of rows."
+    "Values of mixed types by name: 1 and True are equal to Python; which is counted would depend on the order of rows."
     mixed = s.dtype == object and pd.api.types.infer_dtype(s, skipna=True).startswith("mixed")
     return s.map(as_name, na_action="ignore") if mixed else s
 

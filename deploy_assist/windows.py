@@ -162,7 +162,7 @@ def profile_parquet(
     *,
     batch_rows: int = 131_072,
 ) -> Profile:
-    "The profile of one or many Parquet files, in the order of their names. Raises `ConfigError` when there are none or one is no Parquet."
+    "The profile of one or many Parquet files, in the order of names. `ConfigError`: none, or one is no Parquet."
     import pyarrow as pa
     import pyarrow.parquet as pq
     files = sorted(glob(str(path)))

@@ -5,7 +5,8 @@ import pytest
 from scipy import spatial, stats
 from sklearn import metrics as sk
 
-from deploy_assist.drift import bins_for, chi2, compare_numbers, js_distance, ks_statistic, psi, to_shares, two_proportions, wasserstein
+from deploy_assist.drift import bins_for, chi2, compare_numbers, js_distance, ks_statistic
+from deploy_assist.drift import psi, to_shares, two_proportions, wasserstein
 from deploy_assist.profile import numbers, profile
 from deploy_assist.quality import metrics, outcome, wilson
 from deploy_assist.verdict import compare

@@ -28,7 +28,8 @@ def test_values_of_mixed_types_are_no_alarm():
 def test_a_retrain_waits_for_the_cool_down(history, action):
     rng = np.random.default_rng(14)
     d = pd.DataFrame(dict(x=rng.normal(size=1500), y=rng.integers(0, 2, 1500)))
-    good, bad = d.assign(p=np.where(rng.random(1500) < .9, d.y, 1 - d.y)), d.assign(p=np.where(rng.random(1500) < .6, d.y, 1 - d.y))
+    good = d.assign(p=np.where(rng.random(1500) < .9, d.y, 1 - d.y))
+    bad = d.assign(p=np.where(rng.random(1500) < .6, d.y, 1 - d.y))
     v = compare(good, bad, prediction="p", label="y", history=history)
     if history: v = compare(good, bad, prediction="p", label="y", history=history, thresholds=dict(cooldown=3))
     assert v.action == action

@@ -24,8 +24,10 @@ def test_days_are_the_sum_of_their_hours(tmp_path, monkeypatch):
         profile_of(log, "risk", baseline=base, now=start + timedelta(days=9))
     with PredictionLog(url, home=tmp_path) as log:  # another reader, who may not read rows
         rows = log.window("risk")
-        monkeypatch.setattr(PredictionLog, "window", lambda *a, **k: (_ for _ in ()).throw(AssertionError("rows were read")))
-        days = [profile_of(log, "risk", start + timedelta(days=i), start + timedelta(days=i + 1), baseline=base) for i in range(2)]
+        def refuse(*a, **k): raise AssertionError("rows were read")
+        monkeypatch.setattr(PredictionLog, "window", refuse)
+        days = [profile_of(log, "risk", start + timedelta(days=i), start + timedelta(days=i + 1), baseline=base)
+                for i in range(2)]
         both = profile_of(log, "risk", start, start + timedelta(days=2), baseline=base)
     whole = profile_rows(rows, base)
     for p in (days[0] + days[1], both):
