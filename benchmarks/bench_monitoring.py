@@ -3,11 +3,18 @@
     python benchmarks/bench_monitoring.py                 # everything, a few minutes
     python benchmarks/bench_monitoring.py --rows 500 --repeat 20 --seed 100
     python benchmarks/bench_monitoring.py --speed         # only the clock
+    python benchmarks/bench_monitoring.py --quick         # fewer windows, a smaller file
+
+Exit code 1 when a goal is missed; each is printed beside what was measured.
 
 Every window is drawn from a printed seed. False alarm: a window in which nothing changed, judged other than `keep`.
 J: mean detection over the real drifts minus mean false alarm over the nuisances (no change, trivial change, benign season).
 """
 import argparse
+import os
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections import defaultdict
@@ -22,7 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from deploy_assist.profile import profile
-from deploy_assist.quality import losses, metrics, outcome
+from deploy_assist.quality import losses, metrics, outcome, wilson
 from deploy_assist.verdict import compare
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -98,6 +105,43 @@ def wide(rng, n):
     return d
 
 
+def messy(rng, n):
+    "All that upsets a monitor: sparse flags, heavy ties, ids, a clock, mixed types, dates, constants, a column without a value."
+    start = int(rng.integers(0, 10**6))
+    d = pd.DataFrame(
+        dict(
+            money=np.exp(rng.normal(4, 2, n)).round(2),
+            ties=np.minimum(rng.negative_binomial(1, .2, n), 60),
+            user_id=rng.integers(0, 10**9, n),
+            ticks=np.arange(start, start + n),
+            mixed=pd.Series(rng.choice(np.array([1, "1", "two", 3.5, True, None], dtype=object), n), dtype=object),
+            weight=pd.Series(rng.normal(70, 12, n)).where(rng.random(n) > .3),
+            whole=pd.array(rng.integers(0, 8, n), dtype="Int64"),
+            born=pd.Series(pd.Timestamp("1950-01-01") + pd.to_timedelta(rng.integers(0, 20_000, n), unit="D")).dt.date,
+            always="same",
+            seven=7.0,
+            nothing=np.nan,
+            tail=[f"z{k}" for k in np.minimum(rng.zipf(1.2, n), 10**6)],
+            level=pd.Categorical(rng.choice(list("lmh"), n, p=[.6, .3, .1]), list("lmh"), ordered=True),
+        )
+        | {f"rare{i}": (rng.random(n) < q).astype(int) for i, q in enumerate((.001, .01, .03, .1))}
+    )
+    z = np.log(d.money) - 4 + (d.level == "h") * 1.5 + d.whole.astype(float) * .2 - .7
+    d["y"] = np.where(rng.random(n) < _sigmoid(z), "yes", "no")
+    return d
+
+
+def hundred(rng, n):
+    "A hundred columns: counts, flags and numbers of one decimal; a number to predict."
+    d = pd.DataFrame(
+        {f"n{i}": rng.normal(i, 3, n).round(1) for i in range(40)}
+        | {f"k{i}": rng.poisson(.3 + i / 10, n) for i in range(40)}
+        | {f"b{i}": rng.random(n) < (i + 1) / 40 for i in range(20)}
+    )
+    d["y"] = d.n0 + .5 * d.n1 + .8 * d.k20 + rng.normal(0, 1, n)
+    return d
+
+
 def _real(load):
     b = load(as_frame=True)
     return b.frame.rename(columns={"target": "y"}).assign(y=lambda d: d.y)
@@ -109,7 +153,7 @@ REAL = dict(
     wine=datasets.load_wine,
     iris=datasets.load_iris,
 )
-MADE = dict(shop=shop, sensor=sensor, claims=claims, wide=wide)
+MADE = dict(shop=shop, sensor=sensor, claims=claims, wide=wide, messy=messy, hundred=hundred)
 
 
 class Table:
@@ -124,7 +168,7 @@ class Table:
             train, self.pool = train.iloc[at[: len(at) // 3]], self.pool.iloc[at[len(at) // 3:]].reset_index(drop=True)
         X, y = train.drop(columns="y"), train.y
         self.numeric = {c for c in X if pd.api.types.is_numeric_dtype(X[c])}
-        self.inputs = [c for c in X if c not in ("order_id", "joined")]
+        self.inputs = [c for c in X if c not in ("order_id", "joined", "user_id", "ticks", "tail", "born", "nothing")]
         num = make_column_selector(dtype_include=["number", "bool"])
         from sklearn.impute import SimpleImputer
         pre = make_column_transformer(
@@ -171,7 +215,7 @@ def _num(d, rng, spread=8, positive=False, heavy=False):
     c = [
         k
         for k in d
-        if k not in ("y", "latency_ms")
+        if k not in ("y", "latency_ms", "ticks", "user_id")
         and pd.api.types.is_numeric_dtype(d[k])
         and d[k].dtype != bool
         and d[k].nunique() >= spread
@@ -180,7 +224,7 @@ def _num(d, rng, spread=8, positive=False, heavy=False):
     c = c or [
         k
         for k in d
-        if k not in ("y", "latency_ms")
+        if k not in ("y", "latency_ms", "ticks", "user_id")
         and pd.api.types.is_numeric_dtype(d[k])
         and d[k].dtype != bool
         and d[k].nunique() >= spread
@@ -533,6 +577,33 @@ def show(r, title):
             f"J = {det.mean():.3f} - {far.mean():.3f} = {det.mean() - far.mean():.3f}   named "
             f"{hit.named.mean():.1%}, first {hit['first'].mean():.1%}   {r.s.mean() * 1e3:.0f} CPU ms a window"
         )
+        soft = quiet[quiet.scenario != "same"]
+        print(f"nuisance: {wilson_text(int(soft.alarm.sum()), len(soft))}")
+        return det.mean() - far.mean(), hit.named.mean(), soft.alarm.mean()
+
+
+def wilson_text(k, n):
+    low, high = wilson(k, n)
+    return f"{k} of {n} ({k / max(n, 1):.1%}, {low:.1%} to {high:.1%})"
+
+
+def cries(tables, baseline, rows, repeat, seed, verbose=False):
+    "So many windows a table in which nothing changed; share of all that alarm."
+    r = run(tables, ["same"], baseline, rows, repeat, seed + 1, verbose)
+    for name, g in r.groupby("table"):
+        print(f"  {name:10s} {wilson_text(int(g.alarm.sum()), len(g))}")
+    print(f"  nothing changed, baseline {baseline:,}, window {rows:,}: {wilson_text(int(r.alarm.sum()), len(r))}")
+    return r
+
+
+GOALS = []
+
+
+def goal(name, value, limit, least=False):
+    "Print a goal beside what was measured."
+    met = value >= limit if least else value <= limit
+    GOALS.append(met)
+    print(f"{'met   ' if met else 'MISSED'} {name}: {value:.3f}, goal {'>=' if least else '<='} {limit}")
 
 
 # --------------------------------------------------------------------------------------------------------------- speed
@@ -560,7 +631,44 @@ def speed(rows=1_000_000):
         f"drift and summary, {rows:,} rows x 30 columns, stored baseline: {best['drift']:.2f} CPU s "
         f"({v.action}); quality: {best['quality']:.2f} CPU s"
     )
+    goal(f"drift and summary, {rows:,} x 30, CPU s", best["drift"], .5)
+    goal(f"quality, {rows:,} rows, CPU s", best["quality"], .15)
     return dict(best)
+
+
+READ = """
+import resource, sys, time
+import pandas as pd
+from deploy_assist.profile import profile
+from deploy_assist.windows import profile_parquet
+base = profile(pd.read_parquet(sys.argv[1] + "/base.parquet"))
+t = time.process_time()
+p = profile_parquet(sys.argv[2], base)
+print(time.process_time() - t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, int(p.rows))
+"""
+
+
+def parquet(many=10_000_000):
+    "Rows from Parquet: memory, and whether cost grows with the rows. Each size in a process of its own."
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    rng = np.random.default_rng(1)
+    make = lambda n: pd.DataFrame({f"x{i}": rng.normal(i, 1, n) for i in range(8)}
+                                  | {f"c{i}": rng.choice(list("abc"), n) for i in range(2)})
+    with tempfile.TemporaryDirectory() as folder:
+        make(5000).to_parquet(f"{folder}/base.parquet")
+        part, used = pa.Table.from_pandas(make(500_000)), {}
+        for n in (many // 10, many):
+            path = f"{folder}/{n}.parquet"
+            with pq.ParquetWriter(path, part.schema) as w:
+                for k in range(0, n, 500_000): w.write_table(part.slice(0, min(500_000, n - k)))
+            out = subprocess.run([sys.executable, "-c", READ, folder, path], capture_output=True, text=True,
+                                 check=True).stdout.split()
+            used[n] = float(out[0])
+            print(f"{n:,} rows x 10 columns from Parquet: {float(out[0]):.2f} CPU s, {float(out[1]):.2f} GB")
+            os.unlink(path)
+        goal("GB of memory", float(out[1]), 2)
+        goal("cost of ten times the rows", used[many] / used[many // 10], 12)
 
 
 def main():
@@ -569,37 +677,36 @@ def main():
     a.add_argument("--baseline", type=int, default=5000)
     a.add_argument("--repeat", type=int, default=4)
     a.add_argument("--seed", type=int, default=1000)
-    a.add_argument("--quiet", type=int, default=0, help="so many windows a table in which nothing changed")
+    a.add_argument("--quiet", type=int, default=40, help="so many short windows a table in which nothing changed; a fifth of it long")  # noqa: E501
     a.add_argument("--tables", nargs="*", default=[*REAL, *MADE])
     a.add_argument("--scenarios", nargs="*", default=[*NUISANCE, *REALLY])
     a.add_argument("--no-labels", action="store_true")
     a.add_argument("--speed", action="store_true")
+    a.add_argument("--quick", action="store_true")
     a.add_argument("-v", action="store_true")
     x = a.parse_args()
     warnings.filterwarnings("ignore")
-    if not x.speed:
-        for m in x.rows:
-            print(f"seed {x.seed}, baseline {x.baseline:,} rows, window {m:,} rows")
-            if x.quiet:
-                r = run(x.tables, ["same"], x.baseline, m, x.quiet, x.seed + 1, x.v)
-                print(
-                    r.groupby("table").alarm.mean().round(4).to_dict(), f"false alarms {r.alarm.mean():.2%} of {len(r)}"
-                )
-            else:
-                show(
-                    run(
-                        x.tables,
-                        x.scenarios,
-                        x.baseline,
-                        m,
-                        x.repeat if m <= 5000 else max(1, x.repeat // 4),
-                        x.seed,
-                        x.v,
-                        not x.no_labels,
-                    ),
-                    f"windows of {m:,} rows",
-                )
-    else: speed()
+    if x.quick: x.rows, x.repeat, x.quiet = [k for k in x.rows if k <= 5000] or x.rows, 1, min(x.quiet, 8)
+    for m in [] if x.speed else x.rows:
+        print(f"seed {x.seed}, baseline {x.baseline:,} rows, window {m:,} rows")
+        long = m > 5000
+        got = show(
+            run(x.tables, x.scenarios, x.baseline, m, max(1, x.repeat // 4) if long else x.repeat, x.seed, x.v,
+                not x.no_labels),
+            f"windows of {m:,} rows",
+        )
+        if got:
+            goal(f"J with {m:,} rows", got[0], .95 if long else .75, least=True)
+            goal("right cause named", got[1], .9, least=True)
+            goal("nuisance", got[2], .05)
+        if x.quiet:
+            r = [cries(x.tables, x.baseline, m, max(1, x.quiet // 5) if long else x.quiet, x.seed, x.v)]
+            if not long: r.append(cries(x.tables, 200, m, max(1, x.quiet // 4), x.seed + 7, x.v))
+            goal("false alarms", pd.concat(r).alarm.mean(), .02)
+    if x.speed or not (x.scenarios != [*NUISANCE, *REALLY]):
+        speed()
+        parquet(1_000_000 if x.quick else 10_000_000)
+    sys.exit(0 if all(GOALS) else 1)
 
 
 if __name__ == "__main__": main()

@@ -293,8 +293,11 @@ def compare_numbers(
     lo, hi = np.interp([.01, .99], np.cumsum(pb), at_)
     z = np.clip(at_, lo, hi)
     spread = float(np.sqrt(max(pb @ z**2 - (pb @ z) ** 2, 0))) or base.sd or 1.0
-    noise = .8 * float(np.sqrt(np.maximum(F * (1 - F), 0) / N) @ step)
-    d.w1_net = float(np.sqrt(max(0.0, d.w1**2 - noise**2)) / spread)
+    # the far tails are left out: in them chance moves a mean by more than a real change does
+    noise = .8 * float(np.sqrt(np.maximum(F * (1 - F), 0) / N) @ np.diff(z))
+    # a value that crosses into the next group counts as having gone all the way: the means know better
+    off = min(abs((pc - pb) @ at_ - (cur.mean - base.mean)), float(np.median(step))) if counts is None and cur.n else 0.0
+    d.w1_net = max(0.0, float(np.sqrt(max(0.0, (np.abs(gap[:-1]) @ np.diff(z)) ** 2 - noise**2)) - off) / spread)
     d.psi, d.js, d.tv = psi(hb / n, hc / m), js_distance(hb / n, hc / m), float(np.abs(hb / n - hc / m).sum() / 2)
     ha, hd = _pool(hb, hc)
     d.psi_net = max(0.0, min(d.psi, psi(ha / n, hd / m)) - (len(ha) - 1) / N)
@@ -302,13 +305,23 @@ def compare_numbers(
     return d
 
 # %% ../nbs/04_drift.ipynb #640aff4e
+def _pool_names(b: np.ndarray, c: np.ndarray, base: Names, cur: Names) -> tuple[np.ndarray, np.ndarray]:
+    """Counts for chi-squared, rare names in one bin: also those that only the window holds. Without them the names that chance
+    let into the baseline would always seem to lose: each window has rare names of its own."""
+    share = min(base.n, cur.n) / max(base.n + cur.n, 1e-300)
+    rare = (b + c) * share < 5
+    new = sum(v for k, v in cur.counts.items() if k not in base.counts and v * share < 5)
+    thin = np.array([b[rare].sum() + base.rest, c[rare].sum() + new + cur.rest])
+    if not b[rare].sum() + base.rest: return b, c
+    return np.r_[b[~rare], thin[0]], np.r_[c[~rare], thin[1]]
+
 def compare_names(
     column: str,
     base: Names,
     cur: Names,
     most: int = 12,  # how many names are listed by themselves
 ) -> Drift:
-    "How a column of categories differs, over the names that the baseline knows."
+    "How a column of categories differs. A frequent name that the baseline does not know is left out: it is `unseen`."
     d = Drift(column, "category")
     known = sorted(base.counts, key=lambda k: (-base.counts[k], k))
     b = np.array([base.counts[k] for k in known], float)
@@ -320,8 +333,9 @@ def compare_names(
     d.bins = known[:most] + (["(others)"] if len(known) > most else [])
     d.reference, d.current = (fold(b) / max(n, 1)).tolist(), (fold(c) / max(m, 1)).tolist()
     if n < 1 or m < 1: return d
-    hb, hc = _pool(b, c)
-    if len(hb) < 2: return d
+    hb, hc = _pool_names(b, c, base, cur)
+    n, m = hb.sum(), hc.sum()
+    if len(hb) < 2 or n < 1 or m < 1: return d
     N = n * m / (n + m)
     x, d.p, d.v = chi2(hb, hc)
     d.psi, d.js, d.tv = psi(hb / n, hc / m), js_distance(hb / n, hc / m), float(np.abs(hb / n - hc / m).sum() / 2)
@@ -574,9 +588,10 @@ def suspects_names(
     if not moves or cur.n < 1 or base.n < 1: return out, d
     new = {k: v for k, v in cur.counts.items() if k not in base.counts}
     k = sum(new.values()) + (0 if base.rest else cur.rest)
-    usual = stats.chi2.ppf(.98, 2 * (base.once + 1)) / 2 / base.n  # upper limit of the share of names never seen
+    once = sum(match.counts.get(k, 0.0) for k, v in base.counts.items() if v <= 1) + match.rest  # Good-Turing, at this season
+    usual = stats.chi2.ppf(.999, 2 * (once + 1)) / 2 / max(match.n, 1)  # upper limit of the share of names never seen
     p = float(stats.binom.sf(k - 1, round(cur.n), min(1.0, usual))) if k else 1.0
-    share = max(0.0, k / cur.n - base.once / base.n)
+    share = max(0.0, k / cur.n - once / max(match.n, 1))
     out.append(
         Suspect(
             "unseen",

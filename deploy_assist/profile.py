@@ -75,12 +75,17 @@ def as_name(value: Any) -> str:
         return v
     return str(value)
 
+def _named(s: pd.Series) -> pd.Series:
+    "Values of mixed types by name: 1 and True are equal to Python; which is counted would depend on the order of rows."
+    mixed = s.dtype == object and pd.api.types.infer_dtype(s, skipna=True).startswith("mixed")
+    return s.map(as_name, na_action="ignore") if mixed else s
+
 def name_counts(
     values: pd.Series,
     weights: np.ndarray | None = None,  # (rows,) weight of each row
 ) -> tuple[dict[str, float], float]:    # count per name, and how many are missing
     "How often each category name occurs; null and blank text are missing."
-    s = values if isinstance(values, pd.Series) else pd.Series(values)
+    s = _named(values if isinstance(values, pd.Series) else pd.Series(values))
     if weights is None:
         c = s.value_counts(dropna=True)
         pairs, n = zip(c.index, c.to_numpy(), strict=True), len(s)
@@ -170,7 +175,7 @@ def lay_grid(
             a, b = float(np.arcsinh(a / scale)), float(np.arcsinh(b / scale))
             spread = _spread_of(np.arcsinh(s / scale))
         cells = CELLS
-        pad = (b - a) * 1e-3 if few else 0.0
+        pad = max((b - a) * 1e-3, .12 * spread) if few else 0.0  # the outer atoms own their ground too
         lo, inv = a - pad, (cells - .5) / (b - a + 2 * pad)
     g = Grid(float(lo), float(inv), cells, scale, np.array([0]), low, high)
     atoms, reach = v if few else v[count >= max(3, len(s) / 200)], max(1, int(.1 * spread * inv))
@@ -436,7 +441,7 @@ def _matrix(frame: pd.DataFrame, prof: "Profile", feats: list, rows: np.ndarray 
             F[ok, j] = v[g.group_of()[g.place(np.clip(x[ok], -1e300, 1e300))]]
         else:
             if last[0] != name:
-                s = frame[name].iloc[rows]
+                s = _named(frame[name].iloc[rows])
                 codes, uniq = pd.factorize(s)
                 last = (name, (codes, [as_name(u) for u in uniq]))
             codes, uniq = last[1]

@@ -86,7 +86,7 @@ def _plain(v: Any) -> Any:
 ALPHA = dict(
     feed=0.004, columns=0.005, joint=0.004, outputs=0.003, quality=0.004, service=0.002
 )  # about 2% false alarms a report
-POLICY = dict(min_rows=30, min_labels=50, confirm=1)
+POLICY = dict(min_rows=30, min_labels=50, confirm=1, cooldown=1)  # windows of a loss before, and of rest after, a retrain
 
 def limits_for(
     thresholds: Mapping[str, Any] | None,
@@ -258,17 +258,17 @@ def _judge(family: list[Suspect], alpha: float) -> list[tuple[Suspect, float]]:
 
 # %% ../nbs/06_verdict.ipynb #c6d3d40f
 def _output(
-    name: str, b: pd.Series | Numbers | Names, c: pd.Series, discrete: bool, w: np.ndarray | None, lim: dict
+    name: str, b: pd.Series | Numbers | Names, c: pd.Series | Numbers | Names, discrete: bool, w: np.ndarray | None, lim: dict
 ) -> tuple[list[Suspect], Drift] | None:
     "How a prediction, a score or a label moved."
     if discrete:
-        x, y = b if isinstance(b, Names) else names(b), names(c)
+        x, y = b if isinstance(b, Names) else names(b), c if isinstance(c, Names) else names(c)
         m = x if w is None else names(b, w)
         if not x.n or not y.n: return None
         found, d = suspects_names(name, x, y, m, lim)
     else:
         x = b if isinstance(b, Numbers) else numbers(b)
-        y = numbers(c, x.grid)
+        y = c if isinstance(c, Numbers) else numbers(c, x.grid)
         m = x if w is None else numbers(b, x.grid, w)
         if not x.n or not y.n: return None
         found, d = suspects_numbers(name, x, y, m, lim)
@@ -326,9 +326,9 @@ def _slo(level: dict, lim: dict) -> list[Suspect]:
 # %% ../nbs/06_verdict.ipynb #9cb6cc4b
 def compare(
     baseline: pd.DataFrame | Profile,     # what the model was trained or released on
-    current: pd.DataFrame,                # the window to judge
+    current: pd.DataFrame | Profile,      # the window to judge; a profile is counted on the baseline's grids
     *,
-    prediction: str | None = None,        # names of columns that both frames have
+    prediction: str | None = None,        # names of columns that both have
     score: str | None = None,
     label: str | None = None,             # may be missing or partly null in `current`
     time: str | None = None,              # timezone-aware datetimes
@@ -342,18 +342,21 @@ def compare(
     history: Iterable[Mapping] = (),      # earlier verdicts as dicts, newest last
 ) -> Verdict:
     "Judge a window against a baseline. Values in, values out: no file, no clock, nothing is changed."
-    if not isinstance(baseline, (pd.DataFrame, Profile)) or not isinstance(current, pd.DataFrame):
+    if not isinstance(baseline, (pd.DataFrame, Profile)) or not isinstance(current, (pd.DataFrame, Profile)):
         raise ConfigError(
             f"compare: got {type(baseline).__name__} and {type(current).__name__}, expected two frames, or a "
             f"profile and a frame"
         )
+    if isinstance(current, Profile): _same_grids(baseline, current)
     stored = baseline if isinstance(baseline, Profile) else None
     b = (
         pd.DataFrame(columns=list(stored.columns))
         if stored is not None
         else baseline.loc[:, ~baseline.columns.duplicated()]
     )
-    c = current if current.columns.is_unique else current.loc[:, ~current.columns.duplicated()]
+    summed = current if isinstance(current, Profile) else None
+    if summed is not None: c = pd.DataFrame(columns=list(summed.columns))
+    else: c = current if current.columns.is_unique else current.loc[:, ~current.columns.duplicated()]
     if stored is not None:
         part = stored.meta.get("roles", {})
         prediction, score, label, time = (
@@ -366,14 +369,15 @@ def compare(
     lim, per = limits_for(thresholds, roles.inputs)
     of = lambda k: per.get(k, lim)
     n_base = int(stored.rows) if stored is not None else len(b)
-    rows = dict(baseline=n_base, current=len(c))
+    n_cur = len(c) if summed is None else int(summed.rows)
+    rows = dict(baseline=n_base, current=n_cur)
     notes: list[str] = []
-    if len(c) == 0 or n_base < 10:
-        which = "the window holds no row" if len(c) == 0 else f"the baseline holds {n_base} rows"
+    if n_cur == 0 or n_base < 10:
+        which = "the window holds no row" if n_cur == 0 else f"the baseline holds {n_base} rows"
         return Verdict(
             "cannot tell",
             summary=which,
-            advice="wait for more data" if len(c) == 0 else "give a larger baseline",
+            advice="wait for more data" if n_cur == 0 else "give a larger baseline",
             rows=rows,
             limits=lim,
         )
@@ -383,7 +387,12 @@ def compare(
         if stored is None
         else replace(stored, columns={k: stored.columns[k] for k in roles.inputs})
     )
-    cur = profile(c[[k for k in roles.inputs if k in c]], like=base)
+    cur = (
+        profile(c[[k for k in roles.inputs if k in c]], like=base)
+        if summed is None
+        else replace(summed, columns={k: summed.columns[k] for k in roles.inputs if k in summed.columns})
+    )
+    if summed is not None: notes.append("judged from profiles: quality with labels and the season need the rows")
     match, w = base, None
     if stored is None and time and time in b and time in c:
         got = season_weights(b, c, time, base)
@@ -428,7 +437,7 @@ def compare(
         else None
     )
     out_found, outs, quality, qfound, labelled = _outputs(
-        b, c, prediction, score, label, task, w, lim, metrics_at_release, stored
+        b, c, prediction, score, label, task, w, lim, metrics_at_release, stored, summed
     )
     judged = _judge(out_found, ALPHA["outputs"])
     found += _attribute(judged, found, label, labelled, drifts, outs, lim)
@@ -439,7 +448,7 @@ def compare(
     if roles.latency and roles.latency in c:
         lat += _service(
             stored[roles.latency].sample if stored is not None else as_numbers(b[roles.latency]),
-            as_numbers(c[roles.latency]),
+            as_numbers(c[roles.latency]) if summed is None else summed[roles.latency].sample,
             lim,
         )
     if service is not None:
@@ -451,7 +460,7 @@ def compare(
     found += slow[:1]
     findings = _ordered(found, weights, schema)
     action, summary, advice, conditions = _decide(
-        findings, len(c), labelled, worse, lim, version_change, list(history), label
+        findings, n_cur, labelled, worse, lim, version_change, list(history), label
     )
     return Verdict(
         action,
@@ -486,7 +495,16 @@ def _one_per_column(found: list[tuple[Suspect, float]]) -> list[tuple[Suspect, f
     moved = {s.column: s for s, _ in found if s.cause == "population"}
     return [(s, p) for s, p in found if not (s.cause == "range" and s.column in moved)]
 
-def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=None):
+def _same_grids(baseline: Any, current: Profile) -> None:
+    "Raises `ConfigError` unless a profile was counted on the grids of the baseline's."
+    if not isinstance(baseline, Profile):
+        raise ConfigError("compare: got a frame and a profile, expected the baseline as a profile too: baseline_profile(frame)")
+    for k, c in current.columns.items():
+        b = baseline.columns.get(k)
+        if isinstance(b, Numbers) != isinstance(c, Numbers) or isinstance(b, Numbers) and len(b.counts) != len(c.counts):
+            raise ConfigError(f"compare: column {k!r} of the window was counted on other grids: profile(frame, like=baseline)")
+
+def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=None, summed=None):
     "Moves of prediction, score and label; metrics before and after; losses."
     found: list[Suspect] = []
     outs: list[Drift] = []
@@ -499,20 +517,24 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
             name is None
             or name not in b
             or name not in c
-            or c[name].isna().all()
+            or (c[name].isna().all() if summed is None else not summed[name].n)
             or stored is None
             and b[name].isna().all()
         ):
             continue
         kind = discrete and part != "score"
         l = {**lim, "psi_category": lim["labels"] ** 2 * 8} if part == "label" else lim
-        r = _output(name, stored[name] if stored is not None else b[name], c[name], kind, w, l)
+        now = c[name] if summed is None else summed[name]
+        r = _output(name, stored[name] if stored is not None else b[name], now, kind, w, l)
         if r is None: continue
         for s in r[0]:
             if s.cause == "missing" and part == "label": continue
             s.data["part"] = part
             found.append(s)
         outs.append(r[1])
+    if summed is not None:
+        if label in c: quality = dict(task=task, before=stored.meta.get("metrics", {}), after={}, labelled=int(summed[label].n))
+        return found, outs, quality, qfound, 0
     if label is not None and label in b and task:
         classes = None
         if discrete:
@@ -655,6 +677,7 @@ def _decide(findings, n, labelled, worse, lim, version_change, history, label):
     for h in reversed(history):
         if not any(f.get("cause") == "model" for f in h.get("findings", ())): break
         earlier += 1
+    since = next((i for i, h in enumerate(reversed(history)) if h.get("retrained")), None)
     conditions = (
         dict(
             name="quality fell beyond the tolerance",
@@ -679,6 +702,11 @@ def _decide(findings, n, labelled, worse, lim, version_change, history, label):
             name="seen in enough windows",
             met=earlier + 1 >= lim["confirm"],
             evidence=f"{earlier + (loss is not None)} of {lim['confirm']}",
+        ),
+        dict(
+            name="the cool-down is over",
+            met=since is None or since >= lim["cooldown"],
+            evidence="no retrain in the history" if since is None else f"{since} windows since the last retrain",
         ),
     )
     first = findings[0].message if findings else ""
