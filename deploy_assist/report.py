@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'DO', 'METRIC', 'DONE', 'TEMPLATE', 'NOT_TRAFFIC', 'number', 'percent', 'clock', 'span', 'histogram', 'bars',
-           'sparkline', 'Html', 'Monitor', 'column_of', 'hits', 'chunks', 'per_chunk', 'began', 'segment',
-           'column_weights', 'weights', 'version_change', 'verdict_line', 'trust', 'tiles', 'findings', 'service',
-           'data_quality', 'shared_bins', 'inputs_section', 'predictions', 'quality', 'feedback', 'decision',
-           'appendix', 'to_dict', 'write_run', 'read_run', 'Done', 'done', 'style', 'check_parameters', 'start_kernel',
-           'stop_kernel', 'run_notebook', 'to_page', 'stem', 'past_reports', 'write_index', 'Report', 'read_frame',
-           'interval', 'report']
+           'sparkline', 'curves', 'reliability', 'Html', 'Monitor', 'column_of', 'names_of', 'hits', 'chunks',
+           'per_chunk', 'began', 'groups', 'segment', 'column_weights', 'weights', 'version_change', 'verdict_line',
+           'trust', 'tiles', 'findings', 'service', 'data_quality', 'shared_bins', 'inputs_section', 'predictions',
+           'quality', 'feedback', 'decision', 'appendix', 'to_dict', 'write_run', 'read_run', 'Done', 'done', 'style',
+           'check_parameters', 'start_kernel', 'stop_kernel', 'run_notebook', 'to_page', 'stem', 'past_reports',
+           'write_index', 'Report', 'read_frame', 'interval', 'report']
 
 # %% ../nbs/24_report.ipynb #3b70bbef
 import fcntl, json, os, re, shutil, sys, threading, time, uuid
@@ -22,6 +22,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -33,7 +34,7 @@ from .drift import Drift
 from .errors import ConfigError, RegistryError, ReportError, need, one_line
 from .predictions import PredictionLog, moment, window_names
 from .profile import as_name, as_numbers
-from .quality import wilson
+from .quality import Z95, _failed, classes_of, codes, service_level, wilson
 from .release import Release, read_manifest, roles
 from .schema import Schema
 from .verdict import Finding, Verdict, compare, limits_for
@@ -56,17 +57,22 @@ def number(
 def percent(x: Any) -> str:
     "A share as per cent."
     if x is None or not np.isfinite(x): return "–"
-    return f"{100 * x:.0f}%" if abs(x) >= .1 or x == 0 else f"{100 * x:.1f}%" if abs(x) >= .001 else f"{100 * x:.2g}%"
+    if abs(x) < 1e-7: return "0%"
+    if 0.99 <= x < 1:  # 99.9% is not 100%
+        return f"{100 * x:.{max(0, int(np.ceil(-np.log10(1 - x) - 1e-6)) - 2)}f}%"
+    return f"{100 * x:.0f}%" if abs(x) >= .1 else f"{100 * x:.1f}%" if abs(x) >= .001 else f"{100 * x:.2g}%"
 
 # %% ../nbs/24_report.ipynb #ae8e1e5f
 def clock(
     t: datetime | str | None,
     zone: str = "UTC",
 ) -> str:
-    "A time in a zone, to the minute."
+    "A time in a zone, to the minute; with its offset in the hour that comes twice when clocks go back."
     if t is None: return "–"
     t = datetime.fromisoformat(t) if isinstance(t, str) else t
-    return t.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M")
+    local = t.astimezone(ZoneInfo(zone))
+    twice = local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
+    return local.strftime("%Y-%m-%d %H:%M") + (f" (UTC{local.isoformat()[-6:]})" if twice else "")
 
 def span(
     seconds: float | None,
@@ -82,7 +88,7 @@ _HEX = dict(r="#aebfd3", rl="#4a6587", c="#c84b00", cb="#c84b00")
 
 def _svg(width: int, height: int, title: str, *parts: str) -> str:
     return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" font-size="11" font-family="sans-serif" role="img" '
         f'aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
     )
 
@@ -115,6 +121,14 @@ def histogram(
     )
 
 # %% ../nbs/24_report.ipynb #a87b80da
+def _short(name: str, most: int = 13) -> str:
+    "A name cut to so many letters; a wide letter counts twice."
+    room = 0
+    for i, letter in enumerate(name):
+        room += 2 if east_asian_width(letter) in "WF" else 1
+        if room > most: return name[:i] + "…"
+    return name
+
 def bars(
     names: Sequence[str],        # (k,) categories
     reference: Sequence[float],  # (k,) their shares in the baseline
@@ -123,19 +137,18 @@ def bars(
     width: int = 240, most: int = 7,
 ) -> str:
     "Shares of categories: the baseline as a wide bar, the window as a thin one on it."
-    top = max([*reference, *current, 1e-12])
+    shown = [(str(n), r, c) for n, r, c in zip(names, reference, current)][:most]
+    top = max([v for _, r, c in shown for v in (r, c)] + [1e-12])
     parts = []
-    for i, (name, r, c) in enumerate(list(zip(names, reference, current))[:most]):
-        y, name = 16 * i, str(name)
-        label = name if len(name) <= 15 else name[:14] + "…"
+    for i, (name, r, c) in enumerate(shown):
+        y = 16 * i
         parts.append(
-            f'<text x="0" y="{y + 11}">{escape(label)}</text><rect class="r" fill="{_HEX["r"]}" x="92" y="{y + 1}" '
-            f'width="{r / top * (width - 128):.1f}" height="12"/><rect class="cb" fill="{_HEX["cb"]}" x="92" '
-            f'y="{y + 5}" '
-            f'width="{c / top * (width - 128):.1f}" height="4"/><text x="{width}" y="{y + 11}" '
-            f'text-anchor="end">{percent(c)}</text>'
+            f'<text x="0" y="{y + 11}">{escape(_short(name))}</text>'
+            f'<rect class="r" fill="{_HEX["r"]}" x="98" y="{y + 1}" width="{r / top * (width - 134):.1f}" height="12"/>'
+            f'<rect class="cb" fill="{_HEX["cb"]}" x="98" y="{y + 5}" width="{c / top * (width - 134):.1f}" height="4"/>'
+            f'<text x="{width}" y="{y + 11}" text-anchor="end">{percent(c)}</text>'
         )
-    return _svg(width, 16 * min(len(names), most), title, *parts)
+    return _svg(width, 16 * len(shown), title, *parts)
 
 # %% ../nbs/24_report.ipynb #e852379d
 def sparkline(
@@ -167,12 +180,69 @@ def sparkline(
         f'<circle class="cb" fill="{_HEX["cb"]}" cx="{x(last):.1f}" cy="{y(v[last]):.1f}" r="2.5"/>',
     )
 
+# %% ../nbs/24_report.ipynb #d0b8a539
+def curves(
+    lines: Mapping[str, Sequence[float | None]],  # what stands at the end -> values, one a step; None where there is none
+    limit: float | None = None,
+    ends: tuple[str, str] = ("", ""),  # what stands under the first and the last step
+    title: str = "",
+    width: int = 480, height: int = 130,
+) -> str:
+    "Lines over time on one scale from zero, with a limit."
+    seen = [v for values in lines.values() for v in values if v is not None]
+    if not seen: return ""
+    top, h, w = max(*seen, 1e-12) * 1.04, height - 16, width - 34
+    if limit is not None and limit > 3 * top: limit = None
+    top = max(top, (limit or 0) * 1.04)
+    y = lambda v: h - 1 - v / top * (h - 10)
+    parts, named = [], []
+    for name, values in lines.items():
+        x = lambda i, k=max(len(values) - 1, 1): i / k * w
+        d, pen = "", False
+        for i, v in enumerate(values):
+            if v is None: pen = False; continue
+            alone = not pen and (i + 1 == len(values) or values[i + 1] is None)
+            d += f"{'L' if pen else 'M'}{x(i):.0f} {y(v):.0f}" + ("h2" if alone else "")
+            pen = True
+        last = next(v for v in reversed(values) if v is not None) if any(v is not None for v in values) else None
+        if last is None: continue
+        main = name == list(lines)[len(lines) // 2]
+        parts.append(f'<path class="{"c" if main else "rl"}{" " + _short(name, 4) if name in ("p50", "p99") else ""}" fill="none" '
+                     f'stroke="{_HEX["c" if main else "rl"]}" d="{d}"/>')
+        named.append((y(last) + 4, name))
+    low = 0.0
+    for place, name in sorted(named):  # names keep a line's height apart
+        low = max(place, low + 11)
+        if name: parts.append(f'<text x="{width}" y="{low:.0f}" text-anchor="end">{escape(_short(name, 5))}</text>')
+    if limit is not None: parts.append(f'<path class="lim" stroke="#888" stroke-dasharray="3 3" d="M0 {y(limit):.0f}H{w}"/>')
+    return _svg(width, height, title, *parts, f'<text x="0" y="10">{number(max(seen))}</text>',
+                f'<text x="0" y="{height - 2}">{escape(ends[0])}</text>',
+                f'<text x="{w}" y="{height - 2}" text-anchor="end">{escape(ends[1])}</text>')
+
+def reliability(
+    was: Sequence[tuple[float, float, float, float]],  # baseline: mean score, share positive, and the share's interval
+    now: Sequence[tuple[float, float, float, float]],  # the same of the window
+    title: str = "",
+    size: int = 200,
+) -> str:
+    "Share positive against score: on the diagonal a score means what it says."
+    at = lambda v: 4 + v * (size - 24)
+    x, y = (lambda v: f"{at(v):.0f}"), (lambda v: f"{size - 16 - at(v):.0f}")
+    line = "".join(f"{'L' if i else 'M'}{x(s)} {y(p)}" for i, (s, p, *_) in enumerate(was))
+    dots = [f'<path class="c" stroke="{_HEX["c"]}" fill="none" d="M{x(s)} {y(low)}V{y(high)}"/>'
+            f'<circle class="cb" fill="{_HEX["cb"]}" cx="{x(s)}" cy="{y(p)}" r="3.5"/>' for s, p, low, high in now]
+    return _svg(size, size, title, f'<path class="lim" stroke="#888" stroke-dasharray="3 3" d="M{x(0)} {y(0)}L{x(1)} {y(1)}"/>',
+                f'<path class="rl" fill="none" stroke="{_HEX["rl"]}" d="{line}"/>' if line else "", *dots,
+                f'<text x="0" y="{size - 2}">score 0</text><text x="{size - 4}" y="{size - 2}" text-anchor="end">1</text>')
+
 # %% ../nbs/24_report.ipynb #41b09a39
 _TEMPLATES = files("deploy_assist") / "templates"
 
 class Html(str):
     "A piece of a page that shows itself in a notebook."
     def _repr_html_(self) -> str: return str(self)
+
+def _stop(text: str) -> str: return text if text.endswith((".", "!", "?")) else f"{text}."
 
 @lru_cache(1)
 def _macros() -> Any:
@@ -185,7 +255,7 @@ def _macros() -> Any:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    env.filters |= dict(number=number, percent=percent, mark=lambda a: MARKS.get(a, MARKS["cannot tell"]))
+    env.filters |= dict(number=number, percent=percent, mark=lambda a: MARKS.get(a, MARKS["cannot tell"]), stop=_stop)
     return env.get_template("report.html.j2").module
 
 def _section(name: str, /, **facts) -> Html:
@@ -244,6 +314,7 @@ class Monitor:
     schema: Schema | None = None
     requests: pd.DataFrame | None = None
     requests_before: pd.DataFrame | None = None  # of the window before, to compare latencies with
+    feedbacks: pd.DataFrame | None = None  # what was said about predictions: prediction_id, time, correct; linked, delay_s
     about: dict = field(
         default_factory=dict
     )  # since, until, created, timezone, version, baseline, slo, metrics, thresholds
@@ -297,6 +368,11 @@ def column_of(
     found = frame[name]
     return found.iloc[:, 0] if isinstance(found, pd.DataFrame) else found
 
+def names_of(values: pd.Series) -> pd.Series:
+    "Category names; each value is named once. None where missing."
+    found, seen = pd.factorize(values)
+    return pd.Series(np.array([*map(as_name, seen), None], dtype=object)[found], index=values.index)
+
 def hits(
     f: Finding,
     base: pd.Series,   # the column in the baseline
@@ -315,7 +391,7 @@ def hits(
         return as_numbers(now) == d["value"], float(np.mean(as_numbers(base) == d["value"]))
     if f.cause not in ("range", "unit", "population"): return None
     if not pd.api.types.is_numeric_dtype(base.dtype) or pd.api.types.is_bool_dtype(base.dtype):
-        a, b = base.map(as_name, na_action="ignore"), now.map(as_name, na_action="ignore")
+        a, b = names_of(base), names_of(now)
         up = (
             b.value_counts(normalize=True) - a.value_counts(normalize=True).reindex(b.dropna().unique(), fill_value=0)
         ).idxmax()
@@ -370,38 +446,58 @@ def began(
     at: np.ndarray,     # (rows,) chunk of each row
     starts: Sequence[datetime],
 ) -> datetime | None:   # None: not known, or all the time
-    "When a finding began, to a chunk."
+    "When a finding began, to a chunk: the split with the least squares around `usual` before it and the mean after it."
     if not len(starts): return None
-    share = [s for s in per_chunk(mask.astype(float), at)]
-    seen = [s for s in share if s is not None]
-    if len(seen) < 4: return None
-    half = usual + (max(seen) - usual) / 2
-    first = 0
-    for i, s in enumerate(share):
-        if s is not None and s < half: first = i + 1
-    return starts[first] if 0 < first < len(starts) else None
+    n = np.bincount(at, minlength=len(starts)).astype(float)
+    if (n > 0).sum() < 4: return None
+    share = np.bincount(at, mask.astype(float), len(starts)) / np.maximum(n, 1)
+    def misfit(i):
+        after = np.average(share[i:], weights=n[i:])
+        return (n[:i] @ (share[:i] - usual) ** 2 + n[i:] @ (share[i:] - after) ** 2) if after > usual else np.inf
+    first = min((i for i in range(len(starts)) if n[i:].sum()), key=misfit)
+    return starts[first] if first else None
 
 # %% ../nbs/24_report.ipynb #174123c8
-def segment(
-    mask: np.ndarray,      # (rows,) rows that a finding hits
-    frame: pd.DataFrame,   # the window
-    columns: Iterable[str],  # where to look
-) -> str:                  # "" when the rows lie everywhere alike
-    "The group in which these rows lie most: 'all with ward = 3'."
-    n, k, best = len(mask), int(mask.sum()), ("", 0.0)
-    if k < 10 or k > .9 * n: return ""
+def groups(
+    frame: pd.DataFrame,
+    columns: Iterable[str],
+    most: int = 30,  # values of a category
+) -> dict[str, tuple[np.ndarray, list[str]]]:  # column -> (rows,) group of each row, -1 for none; and the groups' names
+    "Rows cut into groups by one column at a time: by its values where they are few, numbers into thirds."
+    out: dict[str, tuple[np.ndarray, list[str]]] = {}
     for c in columns:
         s = column_of(frame, c)
-        if s is None: continue
-        codes, names = pd.factorize(s)
-        if not 1 < len(names) <= 30: continue
-        total = np.bincount(codes[codes >= 0], minlength=len(names))
-        hit = np.bincount(codes[(codes >= 0) & mask], minlength=len(names))
+        if s is None or not len(s): continue
+        is_number = pd.api.types.is_numeric_dtype(s.dtype) and not pd.api.types.is_bool_dtype(s.dtype)
+        if s.iloc[:2000].nunique() <= (12 if is_number else most):
+            at, seen = pd.factorize(s)
+            if 1 < len(seen) <= most: out[c] = at, [f"{c} = {as_name(v)}" for v in seen]
+        elif is_number:
+            x = as_numbers(s)
+            some = x[:: max(1, len(x) // 20_000)]
+            some = some[np.isfinite(some)]
+            cut = np.unique(np.quantile(some, [1 / 3, 2 / 3])) if len(some) else []
+            if len(cut) < 2: continue
+            low, high = map(number, cut)
+            at = np.where(np.isfinite(x), np.searchsorted(cut, x), -1)
+            out[c] = at, [f"{c} up to {low}", f"{c} {low} to {high}", f"{c} above {high}"]
+    return out
+
+def segment(
+    mask: np.ndarray,      # (rows,) rows that a finding hits
+    parts: Mapping[str, tuple[np.ndarray, list[str]]],  # from `groups`
+) -> str:                  # "" when the rows lie everywhere alike
+    "The group in which these rows lie most: 'ward = 3: 80% of its rows'."
+    n, k, best = len(mask), int(mask.sum()), ("", 0.0)
+    if k < 10 or k > .9 * n: return ""
+    for at, names in parts.values():
+        total = np.bincount(at[at >= 0], minlength=len(names))
+        hit = np.bincount(at[(at >= 0) & mask], minlength=len(names))
         q = k / n
         z = (hit - total * q) / np.sqrt(np.maximum(total * q * (1 - q), 1e-9))
         j = int(np.argmax(z))
         if z[j] > max(best[1], 4.0) and hit[j] >= .3 * k and hit[j] / total[j] > 1.5 * q:
-            best = (f"{c} = {as_name(names[j])}: {percent(hit[j] / total[j])} of its rows", float(z[j]))
+            best = (f"{names[j]}: {percent(hit[j] / total[j])} of its rows", float(z[j]))
     return best[0]
 
 # %% ../nbs/24_report.ipynb #0700f4e1
@@ -443,16 +539,54 @@ def weights(self: Monitor) -> dict[str, float]:
 def _chunked(self: Monitor) -> tuple[np.ndarray, list[datetime]]:
     return chunks(column_of(self.current, self.roles.get("time")), len(self.current), self.since, self.until)
 
+@cached_property
+def _groups(self: Monitor) -> dict[str, tuple[np.ndarray, list[str]]]:
+    return groups(self.current, [*self.inputs, *filter(None, [self.roles.get("version")])])
+
 @property
 def version_change(self: Monitor) -> str | None:
     "Did another version begin to serve since the last report?"
     before, now = (self.last or {}).get("report", {}).get("version"), self.about.get("version")
     return f"{before} to {now}" if before and now and str(before) != str(now) else None
 
-Monitor.weights, Monitor._chunked, Monitor.version_change = weights, _chunked, version_change
-for _name in ("weights", "_chunked"): Monitor.__dict__[_name].__set_name__(Monitor, _name)
+Monitor.weights, Monitor._chunked, Monitor._groups, Monitor.version_change = weights, _chunked, _groups, version_change
+for _name in ("weights", "_chunked", "_groups"): Monitor.__dict__[_name].__set_name__(Monitor, _name)
 
 # %% ../nbs/24_report.ipynb #f9d71855
+METRIC = dict(
+    roc_auc="ROC AUC",
+    accuracy="accuracy",
+    balanced_accuracy="balanced accuracy",
+    f1="F1",
+    brier="Brier score",
+    log_loss="log loss",
+    calibration="calibration error",
+    mae="MAE",
+    rmse="RMSE",
+    r2="R²",
+    bias="bias",
+)
+
+def _named(text: str) -> str:
+    "Text in which metrics have the names that people give them."
+    return re.sub(r"\b(roc_auc|balanced_accuracy|log_loss|mae|rmse|r2|f1|brier)\b", lambda m: METRIC[m[1]], text)
+
+def _message(self: Monitor, f: Finding) -> str:
+    "A finding as a sentence, with a metric and a label in numbers that people read."
+    loss = f.data.get("loss")
+    if f.cause == "model" and loss is not None:
+        return (f"quality fell: {METRIC.get(loss.metric, loss.metric)} from {number(loss.before)} to {number(loss.after)} on "
+                f"{loss.n:,} labelled rows")
+    d = next((d for d in self.verdict.outputs if d.column == f.column), None)
+    if f.cause == "labels" and d is not None and d.kind == "number":
+        unit = _unit(self, d.column)
+        return f"labels moved: median {number(d.before.get('median'))} to {number(d.after.get('median'), unit)}"
+    return f.message
+
+def _capital(self: Monitor, text: str) -> str:
+    "With a capital, unless the sentence begins with the name of a column."
+    return text if any(text.startswith(str(c)) for c in self.baseline.columns) else text[:1].upper() + text[1:]
+
 def _changed(self: Monitor) -> str:
     "What changed since the last report, as a sentence."
     if not self.last: return "This is the first report on this model here."
@@ -461,19 +595,17 @@ def _changed(self: Monitor) -> str:
     word = lambda k: f"{k[1]} {_WORDS[k[0]]}".strip()
     said = [f"new: {', '.join(sorted(map(word, new - old))[:4])}"] if new - old else []
     if old - new: said.append(f"gone: {', '.join(sorted(map(word, old - new))[:4])}")
+    same = "the findings are the same" if new else "there is no finding, as before"
     when = clock(self.last.get("report", {}).get("until"), self.zone)
-    return (
-        f"The report up to {when} said {self.last.get('action')}; "
-        f"{'; '.join(said) if said else 'the findings are the same'}."
-    )
+    return f"The report up to {when} said {self.last.get('action')}; {'; '.join(said) if said else same}."
 
 
 def verdict_line(self: Monitor) -> Html:
     "The verdict, its cause, one next step, what changed."
-    v = self.verdict
-    return _section(
-        "verdict", name=self.name, action=v.action, summary=v.summary, advice=v.advice, changed=_changed(self)
-    )
+    v, summary = self.verdict, self.verdict.summary
+    for f in v.findings[:1]: summary = summary.replace(f.message, _message(self, f))
+    return _section("verdict", name=self.name, action=v.action, summary=_capital(self, summary), advice=_capital(self, _named(v.advice)),
+                    changed=_changed(self))
 
 
 Monitor.verdict_line = verdict_line
@@ -504,10 +636,12 @@ def trust(self: Monitor) -> Html:
     if a.get("version"): facts.append(("Model version", f"{a['version']}", _served(self)))
     if a.get("schema"): facts.append(("Data version", a["schema"], "hash of the schema"))
     k = _labelled(self)
-    facts.append(("Labels", f"{k:,} of {n:,} rows", "none so far" if not k else f"{percent(k / n)} have come"))
+    if not k: said = "none so far" if self.roles.get("label") else "no column of labels"
+    else: said = f"{percent(k / n)} have come{_maturity(self)}"
+    facts.append(("Labels", f"{k:,} of {n:,} rows", said))
     t = column_of(self.current, self.roles.get("time"))
     if t is not None and t.notna().any() and self.until:
-        last = pd.to_datetime(t, utc=True).max().to_pydatetime()
+        last = pd.to_datetime(t, utc=True).max().floor("us").to_pydatetime()
         facts.append(
             (
                 "Last row",
@@ -519,6 +653,16 @@ def trust(self: Monitor) -> Html:
     facts.append(("Report made", clock(a.get("created"), self.zone), f"deploy_assist {a.get('library', '')}"))
     return _section("trust", facts=facts)
 
+def _maturity(self: Monitor) -> str:
+    "Are labels still on their way? The share that has come, of the older and of the newer half of the window."
+    at, starts = self._chunked
+    came = column_of(self.current, self.roles.get("label")).notna().to_numpy()
+    if not starts or came.all(): return ""
+    old, new = (came[part].mean() if part.any() else float("nan") for part in (at < 6, at >= 6))
+    late = self.feedbacks["delay_s"].dropna() if self.feedbacks is not None and len(self.feedbacks) else ()
+    wait = f"; 90% of them within {span(float(np.quantile(late, .9)))}" if len(late) >= 20 else ""
+    return f": {percent(old)} of the older half, {percent(new)} of the newer{wait}"
+
 def _served(self: Monitor) -> str:
     v = column_of(self.current, self.roles.get("version"))
     if v is None or not v.notna().any(): return ""
@@ -528,60 +672,71 @@ def _served(self: Monitor) -> str:
 Monitor.trust = trust
 
 # %% ../nbs/24_report.ipynb #daa05d69
-def _tile(title: str, value: str, change: str = "", more: str = "", line: str = "", mark: str = "") -> dict:
-    return dict(title=title, value=value, change=change, more=more, line=_svg_ok(line), mark=mark)
+def _tile(title: str, value: str, change: str = "", interval: str = "", limit: str = "", line: str = "", mark: str = "") -> dict:
+    return dict(title=title, value=value, change=change, interval=interval, limit=limit, line=_svg_ok(line), mark=mark)
+
+def _by(now: float, before: float) -> str:
+    by = round(now / before - 1, 2)
+    return f"{by:+.0%}".replace("-", "\u2212") if by else "±0%"
 
 def _traffic(self: Monitor) -> dict:
     n, usual = len(self.current), _usual_rows(self)
+    past = [r["rows"]["current"] for r in self.earlier[-8:] if (r.get("rows") or {}).get("current")]
     at, _ = self._chunked
-    line = sparkline(np.bincount(at, minlength=12).tolist(), title="rows over the window") if n else ""
     hours = (self.until - self.since).total_seconds() / 3600 if self.since and self.until else 0
+    least = self.verdict.limits.get("min_rows")
     return _tile(
         "Traffic",
         f"{n:,} rows",
-        f"{n / usual - 1:+.0%} on the usual {usual:,.0f}" if usual else "no earlier report",
-        f"{number(n / hours)} an hour" if hours else "",
-        line,
+        f"{_by(n, usual)} on the usual {usual:,.0f}" if usual else f"{number(n / hours)} an hour" if hours else "no earlier report",
+        f"lately {min(past):,} to {max(past):,}" if len(past) > 1 else "",
+        f"limit: {number(least)} rows to judge by" if least else "",
+        sparkline(np.bincount(at, minlength=12).tolist(), title="rows over the window") if n and self._chunked[1] else "",
+        "too few to judge" if least and n < least else "",
     )
 
 def _clean(self: Monitor) -> dict:
     cols = [c for c in self.inputs if c in self.current]
     cells = max(len(self.current) * len(self.inputs), 1)
     gone = len(self.inputs) - len(cols)
-    blank = self.current[cols].isna().to_numpy() if cols and len(self.current) else np.zeros((len(self.current), 0))
+    blank = sum((self.current[c].isna().to_numpy().astype(np.int32) for c in cols), np.zeros(len(self.current), np.int32))
     k = int(blank.sum()) + gone * len(self.current)
-    before = float(self.baseline[self.inputs].isna().to_numpy().mean()) if self.inputs and len(self.baseline) else 0.0
+    before = float(np.mean([self.baseline[c].isna().mean() for c in self.inputs])) if self.inputs and len(self.baseline) else 0.0
     low, high = wilson(k, cells)
-    line = (
-        sparkline(per_chunk(blank.mean(1), self._chunked[0]), title="missing cells over the window")
-        if blank.shape[1] and k
-        else ""
-    )
+    line = sparkline(per_chunk(blank / max(len(cols), 1), self._chunked[0]), title="missing cells over the window")
     broken = {f.column for f in self.verdict.findings if f.cause in ("missing", "unit", "stuck", "unseen", "range")}
+    limit = self.verdict.limits.get("missing")
     return _tile(
         "Data quality",
         f"{percent(k / cells)} missing" if len(self.current) else "–",
         f"{percent(before)} in the baseline",
         f"95%: {percent(low)} to {percent(high)}" if len(self.current) else "",
+        f"limit: {percent(limit)} more in a column" if limit is not None else "",
         line,
         f"{len(broken)} column{'' if len(broken) == 1 else 's'} with a finding" if broken else "",
     )
 
 def _drifted(self: Monitor) -> dict:
     v = self.verdict
-    moved = [f for f in v.findings if f.cause in ("population", "joint", "labels")]
+    drift = [f for f in v.findings if f.cause in ("population", "joint", "labels")]
     worst = max(v.columns, key=lambda d: d.effect, default=None)
     past = [
         len([f for f in r.get("findings", []) if f["cause"] in ("population", "joint", "labels")])
         for r in self.earlier[-11:]
     ]
+    band = ""
+    if worst is not None and worst.ks is not None and len(self.current) and len(self.baseline):
+        half = 1.358 * np.sqrt(1 / len(self.baseline) + 1 / len(self.current))  # of Kolmogorov's distribution
+        band = f", 95%: {number(max(0.0, worst.ks - half))} to {number(min(1.0, worst.ks + half))}"
+    more = len(drift) - past[-1] if past else 0
     return _tile(
         "Drift",
-        f"{len({f.column for f in moved if f.column})} of {len(self.inputs)} moved",
-        f"largest: {worst.column}, {'KS' if worst.ks is not None else 'share'} {number(worst.effect)}" if worst else "",
+        f"{len({f.column for f in drift if f.column in self.inputs})} of {len(self.inputs)} moved",
+        f"{abs(more)} {'more' if more > 0 else 'fewer'} than in the last report" if more else "as in the last report" if past else "",
+        f"largest: {worst.column}, {'KS' if worst.ks is not None else 'share'} {number(worst.effect)}{band}" if worst else "",
         f"limit: KS {number(v.limits.get('ks'))}, PSI {number(v.limits.get('psi'))}" if v.limits else "",
-        sparkline([*past, len(moved)], title="moved columns, report by report") if past else "",
-        "beyond the limit" if moved else "",
+        sparkline([*past, len(drift)], title="moved columns, report by report") if past else "",
+        "beyond the limit" if drift else "",
     )
 
 # %% ../nbs/24_report.ipynb #369f5ee2
@@ -597,8 +752,8 @@ def _output_series(self: Monitor) -> tuple[str, pd.Series | None, pd.Series | No
         )
         return (
             f"predicted {top}",
-            b.map(as_name, na_action="ignore").eq(top).astype(float).where(b.notna()),
-            c.map(as_name, na_action="ignore").eq(top).astype(float).where(c.notna()),
+            names_of(b).eq(top).astype(float).where(b.notna()),
+            names_of(c).eq(top).astype(float).where(c.notna()),
         )
     return "", None, None
 
@@ -613,39 +768,36 @@ def _predicted(self: Monitor) -> dict:
             else "no predictions were given",
         )
     m, n = float(c.mean()), int(c.notna().sum())
-    half = 1.96 * float(c.std()) / np.sqrt(n) if n > 1 else float("nan")
+    half = Z95 * float(c.std()) / np.sqrt(n) if n > 1 else float("nan")
     show = percent if what.startswith("predicted") else number
     return _tile(
         "Predictions",
         f"{show(m)}",
         f"{what}; {show(float(b.mean()))} in the baseline",
         f"95%: {show(m - half)} to {show(m + half)}" if n > 1 else "",
+        _output_limit(self),
         sparkline(per_chunk(c.to_numpy(float), self._chunked[0]), title=f"{what} over the window"),
     )
+
+def _output_limit(self: Monitor) -> str:
+    "How far the outputs may move, and how far they did."
+    d = next((d for r in ("score", "prediction") for d in self.verdict.outputs if d.column == self.roles.get(r)), None)
+    if d is None or not self.verdict.limits: return ""
+    kind, at = ("KS", "ks") if d.ks is not None else ("PSI", "psi_category")
+    return f"limit: {kind} {number(self.verdict.limits[at])}, now {number(d.ks if d.ks is not None else d.psi)}"
 
 def _beyond(self: Monitor, cause: str) -> str:
     return "beyond the limit" if any(f.cause == cause for f in self.verdict.findings) else ""
 
 _BEST = ("roc_auc", "accuracy", "mae", "rmse")
-METRIC = dict(
-    roc_auc="ROC AUC",
-    accuracy="accuracy",
-    balanced_accuracy="balanced accuracy",
-    f1="F1",
-    brier="Brier score",
-    log_loss="log loss",
-    calibration="calibration error",
-    mae="MAE",
-    rmse="RMSE",
-    r2="R²",
-    bias="bias",
-)
-
 def _scored(self: Monitor) -> dict:
     q = self.verdict.quality or {}
     now, before, est = q.get("after") or {}, q.get("before") or {}, q.get("estimated") or {}
     best = next((m for m in _BEST if m in now), None)
     past = [(r.get("quality") or {}).get("after") or {} for r in self.earlier[-11:]]
+    lim = self.verdict.limits
+    bearable = f"limit: {number(lim['tolerance'])} lost, with evidence" if best in ("roc_auc", "accuracy") else \
+        f"limit: {percent(lim['tolerance_relative'])} worse, with evidence" if best else ""
     if best:
         m = now[best]
         line = sparkline(
@@ -654,8 +806,9 @@ def _scored(self: Monitor) -> dict:
         return _tile(
             "Quality",
             f"{METRIC[best]} {number(m['value'])}",
-            f"{number(before[best]['value'])} on held-out rows" if best in before else "",
+            f"{number(m['value'] - before[best]['value'])} on the baseline's {number(before[best]['value'])}" if best in before else "",
             f"95%: {number(m['low'])} to {number(m['high'])}, {m['n']:,} labels",
+            bearable,
             line,
             _beyond(self, "model"),
         )
@@ -665,29 +818,38 @@ def _scored(self: Monitor) -> dict:
             "Quality",
             f"{METRIC[best]} ≈ {number(est[best])}",
             "estimated: no labels have come",
-            f"{number(before[best]['value'])} on held-out rows" if best in before else "",
+            f"{number(before[best]['value'])} in the baseline" if best in before else "",
         )
     return _tile("Quality", "–", "no labels in this window", "")
+
+def _p95(x: np.ndarray) -> float:
+    x = x[np.isfinite(x)]
+    return float(np.quantile(x, .95)) if len(x) else float("nan")
+
+def _p95_interval(ms: np.ndarray) -> str:
+    "The 95% interval of the 95th percentile, from the order of the values."
+    ms = np.sort(ms[np.isfinite(ms)])
+    n = len(ms)
+    if n < 60: return ""
+    low, high = (.95 * n + k * Z95 * np.sqrt(n * .95 * .05) for k in (-1, 1))
+    return f"95%: {number(ms[int(low)])} to {number(ms[min(n - 1, int(np.ceil(high)))])} ms"
 
 def _served_tile(self: Monitor) -> dict:
     s = self._level
     if not s.get("requests"): return _tile("Service", "–", "no requests are known for this window")
     r = self._requests
     at, _ = chunks(r.get("time"), len(r), self.since, self.until)
-    line = (
-        sparkline(
-            per_chunk(as_numbers(r["latency_ms"]), at, lambda x: np.quantile(x, 0.95)),
-            limit=s["p95_limit_ms"],
-            title="p95 over the window",
-        )
-        if "latency_ms" in r
-        else ""
-    )
+    ms = as_numbers(r["latency_ms"]) if "latency_ms" in r else np.zeros(0)
+    line = sparkline(per_chunk(ms, at, _p95), limit=s["p95_limit_ms"], title="p95 over the window") if len(ms) else ""
+    old = self.requests_before
+    before = _p95(as_numbers(old["latency_ms"])) if old is not None and len(old) >= 20 and "latency_ms" in old else float("nan")
     return _tile(
         "Service",
         f"p95 {number(s.get('p95_ms'))} ms",
-        f"limit {number(s['p95_limit_ms'])} ms",
-        f"{percent(s.get('error_rate'))} failed, limit {percent(1 - s['answered_limit'])}" if "error_rate" in s else "",
+        f"{_by(s['p95_ms'], before)} on the window before" if np.isfinite(before) and before and "p95_ms" in s else "",
+        _p95_interval(ms),
+        f"limit: {number(s['p95_limit_ms'])} ms"
+        + (f"; {percent(s['error_rate'])} failed, limit {percent(1 - s['answered_limit'])}" if "error_rate" in s else ""),
         line,
         _beyond(self, "service"),
     )
@@ -702,7 +864,6 @@ def _requests(self: Monitor) -> pd.DataFrame:
 
 @cached_property
 def _level(self: Monitor) -> dict:
-    from deploy_assist.quality import service_level
     lim = self.verdict.limits
     slo = {**DEFAULTS["slo"], **{k: lim[k] for k in ("p95_ms", "answered") if k in lim}}
     return service_level(self._requests, slo["p95_ms"], slo["answered"])
@@ -715,117 +876,194 @@ Monitor._requests, Monitor._level, Monitor.tiles = _requests, _level, tiles
 for _name in ("_requests", "_level"): Monitor.__dict__[_name].__set_name__(Monitor, _name)
 
 # %% ../nbs/24_report.ipynb #468b5a5a
-def _facts_of(self: Monitor, f: Finding) -> list[tuple[str, str]]:
+def _struck(self: Monitor, f: Finding) -> tuple[np.ndarray, float, np.ndarray] | None:
+    "Rows of the window that a finding is about, the usual share of such rows, and which rows were looked at at all."
+    if not len(self.current): return None
     b, c = (column_of(x, f.column) for x in (self.baseline, self.current))
-    out = [
-        ("effect", _effect(self, f)),
-        ("evidence", f"p = {f.p_value:.1g}" if f.p_value >= 1e-12 else "p < 1e\u221212"),
-    ]
-    got = hits(f, b, c) if b is not None and c is not None and len(c) else None
-    if got is not None:
-        mask, usual = got
-        k = int(mask.sum()) if f.cause != "population" else int(round(max(0.0, mask.mean() - usual) * len(mask)))
-        out.append(("rows hit", f"{'about ' if f.cause == 'population' else ''}{k:,} of {len(mask):,}"))
-        start = began(mask, usual, *self._chunked)
-        out.append(("since", f"about {clock(start, self.zone)}" if start else "all of the window"))
-        where = segment(
-            mask, self.current, [x for x in (*self.inputs, self.roles.get("version")) if x and x != f.column]
-        )
-        if where: out.append(("most in", where))
-    if f.column in self.weights: out.append(("weight in the model", percent(self.weights[f.column])))
-    return out
+    if f.cause == "model": return _wrong(self)
+    if f.cause == "labels" and b is not None and c is not None and b.notna().any() and c.notna().any():
+        came = np.flatnonzero(c.notna())
+        by_name = any(d.column == f.column and d.kind == "category" for d in self.verdict.outputs)
+        found = hits(replace(f, cause="population"), *((names_of(s) if by_name else s) for s in (b.dropna(), c.iloc[came])))
+        return (*found, came) if found else None
+    found = hits(f, b, c) if b is not None and c is not None else None
+    return (*found, np.arange(len(self.current))) if found else None
+
+def _wrong(self: Monitor) -> tuple[np.ndarray, float, np.ndarray] | None:
+    "Labelled rows that the model got wrong; for numbers, those off by more than 9 in 10 were before."
+    now, was = _pairs(self, self.current), _pairs(self, self.baseline)
+    if now is None or was is None or not len(now[0]) or not len(was[0]): return None
+    miss, before = _misses(self, *now), _misses(self, *was)
+    if (self.verdict.quality or {}).get("task") == "regression":
+        edge = float(np.nanquantile(before, .9))
+        miss, before = miss > edge, before > edge
+    came = np.flatnonzero(self.current.index.isin(now[0].index))
+    return miss.astype(bool), float(before.mean()), came
+
+def _strikes(self: Monitor, f: Finding) -> list[tuple[str, str]]:
+    "How many rows, since when, where."
+    if f.cause == "service": return _slow_or_failed(self, f)
+    got = _struck(self, f)
+    if got is None: return []
+    mask, usual, rows = got
+    moved = f.cause in ("population", "labels")
+    k = int(round(max(0.0, mask.mean() - usual) * len(mask))) if moved else int(mask.sum())
+    word = "rows wrong" if f.cause == "model" else "rows hit"
+    out = [(word, f"{'about ' if moved else ''}{k:,} of {len(mask):,}" + (f", usual {percent(usual)}" if f.cause == "model" else ""))]
+    at, starts = self._chunked
+    start = began(mask, usual, at[rows], starts)
+    out.append(("since", f"about {clock(start, self.zone)}" if start else "all of the window"))
+    where = segment(mask, {c: (at[rows], names) for c, (at, names) in self._groups.items() if c != f.column})
+    return [*out, ("most in", where)] if where else out
+
+def _slow_or_failed(self: Monitor, f: Finding) -> list[tuple[str, str]]:
+    "Requests that failed, or took longer than 95% of them may."
+    r, s, failed = self._requests, self._level, _failed(self._requests)
+    if failed is not None and f.effect == s.get("error_rate"): mask, what = failed, "requests failed"
+    elif "latency_ms" in r: mask, what = as_numbers(r["latency_ms"]) > s["p95_limit_ms"], f"above {number(s['p95_limit_ms'])} ms"
+    else: return []
+    start = began(mask, 0.0, *chunks(r.get("time"), len(r), self.since, self.until)) if mask.any() else None
+    return [(what, f"{int(mask.sum()):,} of {len(mask):,}"),
+            ("since", f"about {clock(start, self.zone)}" if start else "all of the window")]
+
+def _facts_of(self: Monitor, f: Finding) -> list[tuple[str, str]]:
+    p = f"p = {f.p_value:.1g}" if f.p_value >= 1e-12 else "p < 1e\u221212"
+    together = [c for c in f.data.get("columns") or () if c in self.weights]
+    weight = self.weights.get(f.column, sum(self.weights[c] for c in together) if together else None)
+    out = [("effect", _effect(self, f)), *_strikes(self, f)]
+    if weight is not None: out.append(("weight in the model", percent(weight)))
+    return [*out, ("evidence", p)]
 
 def _effect(self: Monitor, f: Finding) -> str:
     "How large a finding is, in the column's units where it has some."
     if f.cause in ("missing", "unseen", "range", "stuck", "unit"): return f"{percent(f.effect)} of the rows"
-    d = next((d for d in self.verdict.columns if d.column == f.column), None)
-    if f.cause == "population" and d is not None:
-        if d.kind == "category": return f"{percent(d.tv)} of the rows changed category, PSI {number(d.psi)}"
+    d = next((d for d in (*self.verdict.columns, *self.verdict.outputs) if d.column == f.column), None)
+    if f.cause in ("population", "labels") and d is not None:
+        what = "class" if f.cause == "labels" else "category"
+        if d.kind == "category": return f"{percent(d.tv)} of the rows changed {what}, PSI {number(d.psi)}"
         unit, by = _unit(self, f.column), float(d.after.get("median") or 0) - float(d.before.get("median") or 0)
         return (
             f"median {'+' if by > 0 else ''}{number(by, unit)}, moved by {number(d.w1, unit)} on average, KS "
             f"{number(d.ks)}"
         )
-    if f.cause == "service": return f"{f.effect:+.0%}"
+    if f.cause == "service":
+        return f"{percent(f.effect)} failed" if f.effect == self._level.get("error_rate") else f"{f.effect:+.0%}"
     loss = f.data.get("loss")
     if loss is not None:
         return (
             f"{METRIC.get(loss.metric, loss.metric)} worse by {number(loss.loss)} (95%: {number(loss.low)} "
             f"to {number(loss.high)})"
         )
+    if f.cause == "joint" and f.data.get("what") == "correlation":
+        return f"rank correlation {number(f.data['before'])} to {number(f.data['after'])}"
     return number(f.effect)
 
-def findings(self: Monitor) -> Html:
+def findings(self: Monitor, most: int = 30) -> Html:
     "What changed beyond chance and tolerance, worst first."
     found = [
         dict(
             word=_WORDS.get(f.cause, f.cause),
             column=f.column,
-            message=f.message,
+            message=_capital(self, _message(self, f)),
             facts=_facts_of(self, f),
-            todo=DO.get(f.cause, ""),
+            todo=_capital(self, DO.get(f.cause, "")),
             kind="act" if f.cause in ("missing", "unit", "stuck", "unseen", "model") else "watch",
         )
-        for f in self.verdict.findings
+        for f in self.verdict.findings[:most]
     ]
-    notes = [*self.verdict.notes]
+    notes = [_capital(self, n) for n in self.verdict.notes]
+    if len(self.verdict.findings) > most:
+        rest = self.verdict.findings[most:]
+        notes.append(f"{len(rest)} more findings of less weight: " + ", ".join(f"{f.column or ''} {_WORDS[f.cause]}".strip() for f in rest))
     if self.about.get("hidden"):
-        notes.append(f"hashed or not logged, so not compared: {', '.join(self.about['hidden'])}")
+        notes.append(f"Hashed or not logged, so not compared: {', '.join(self.about['hidden'])}")
     return _section("findings", found=found, looked=len(self.inputs), notes=notes)
 
 Monitor.findings = findings
 
 # %% ../nbs/24_report.ipynb #87207beb
+def _by_hour(self: Monitor, most: int = 170) -> dict | None:
+    "Latency quantiles, requests and failures by hour; by several hours where the window is long. None without times."
+    r = self._requests
+    if "time" not in r or not r["time"].notna().any(): return None
+    t = pd.to_datetime(r["time"], utc=True).to_numpy("datetime64[us]").astype(np.int64) / 3.6e9
+    known = r["time"].notna().to_numpy()
+    first, last = np.floor(t[known].min()), t[known].max()
+    if self.since and self.until:
+        first, last = min(first, np.floor(self.since.timestamp() / 3600)), max(last, self.until.timestamp() / 3600 - 1e-9)
+    step = max(1, int(np.ceil((last - first) / most)))
+    k = int((last - first) // step) + 1
+    at = ((np.where(known, t, first) - first) // step).astype(int)
+    out = dict(step=step, starts=[datetime.fromtimestamp((first + i * step) * 3600, UTC) for i in range(k)])
+    out["requests"] = np.bincount(at[known], minlength=k).tolist()
+    failed = _failed(r)
+    if failed is not None: out["failed"] = np.bincount(at[known & failed], minlength=k).tolist()
+    if "latency_ms" in r:
+        ms = as_numbers(r["latency_ms"])
+        ok = known & np.isfinite(ms)
+        order = np.lexsort((ms[ok], at[ok]))
+        parts = np.split(ms[ok][order], np.cumsum(np.bincount(at[ok], minlength=k))[:-1])
+        for q in (50, 95, 99):
+            out[f"p{q}"] = [float(p[min(len(p) - 1, int(q / 100 * len(p)))]) if len(p) else None for p in parts]
+    return out
+
+def _hours_said(self: Monitor, h: dict) -> list[tuple[str, str, str]]:
+    "The worst hours, in words."
+    word = "hour" if h["step"] == 1 else f"{h['step']} hours"
+    at = lambda i: clock(h["starts"][i], self.zone)
+    rows = []
+    if "p95" in h:
+        enough = [i for i, k in enumerate(h["requests"]) if k >= 20 and h["p95"][i] is not None]
+        if enough:
+            i = max(enough, key=lambda i: h["p95"][i])
+            rows.append((f"slowest {word}", f"p95 {number(h['p95'][i])} ms", f"from {at(i)}, {h['requests'][i]:,} requests"))
+    if sum(h.get("failed", ())):
+        i = int(np.argmax(h["failed"]))
+        rows.append((f"most failures in {word}", f"{h['failed'][i]:,} of {h['requests'][i]:,}", f"from {at(i)}"))
+    i = int(np.argmax(h["requests"]))
+    return [*rows, (f"busiest {word}", f"{h['requests'][i]:,} requests", f"from {at(i)}")]
+
 def service(self: Monitor) -> Html:
-    "Latency, errors, throughput, gaps, error budget."
+    "Latency by hour, errors, throughput, gaps, the promise and what is left of it."
     s, r = self._level, self._requests
     if not s.get("requests"):
         return _section(
             "plain", text="No requests are known for this window, so nothing is said about latency and errors."
         )
-    rows = [("requests", f"{s['requests']:,}", "")]
+    h, rows, pictures = _by_hour(self), [("requests", f"{s['requests']:,}", "")], []
     if "p50_ms" in s:
         rows += [
-            (f"p{q}", f"{number(s[f'p{q}_ms'])} ms", f"promised: {number(s['p95_limit_ms'])} ms" if q == 95 else "")
+            (f"p{q}", f"{number(s[f'p{q}_ms'])} ms",
+             f"promised: {number(s['p95_limit_ms'])} ms, {'kept' if s['p95_ms'] <= s['p95_limit_ms'] else 'broken'}" if q == 95 else "")
             for q in (50, 95, 99)
         ]
     if "error_rate" in s:
+        kept = s["error_rate"] <= 1 - s["answered_limit"]
         rows += [
             (
                 "failed",
                 f"{s['errors']:,} ({percent(s['error_rate'])})",
-                f"promised: {percent(s['answered_limit'])} answered",
+                f"promised: {percent(s['answered_limit'])} answered, {'kept' if kept else 'broken'}",
             ),
-            ("error budget left", percent(max(s["budget_left"], 0.0)), "spent" if s["budget_left"] <= 0 else ""),
-            (
-                "burn rate",
-                number(s["burn"]),
-                f"in the last hour {number(s.get('burn_short'))}; 1 spends the budget just in time",
-            ),
+            ("error budget left", percent(max(s["budget_left"], 0.0)), "spent" if s["budget_left"] <= 0 else "of this window's"),
+            ("burn rate", number(s["burn"]),
+             f"over the window; {number(s.get('burn_short'))} in the last hour; 1 spends the budget just in time"),
         ]
     if "per_hour" in s:
-        rows += [("throughput", f"{number(s['per_hour'])} an hour", ""), ("longest gap", span(s["longest_gap_s"]), "")]
-    at, _ = chunks(r.get("time"), len(r), self.since, self.until)
-    pictures = []
-    if "latency_ms" in r:
-        pictures.append(
-            (
-                "p95 over the window, ms",
-                sparkline(
-                    per_chunk(as_numbers(r["latency_ms"]), at, lambda x: np.quantile(x, 0.95)),
-                    s["p95_limit_ms"],
-                    "p95",
-                    240,
-                    48,
-                ),
-            )
-        )
-    pictures.append(
-        ("requests over the window", sparkline(np.bincount(at, minlength=12).tolist(), None, "requests", 240, 48))
-    )
+        rows += [("throughput", f"{number(s['per_hour'])} an hour", ""), ("longest gap", span(s["longest_gap_s"]), "without a request")]
     if "status" in r:
-        pictures.append(("by status", ""))
-        rows += [(f"status {int(k)}", f"{n:,}", "") for k, n in r["status"].value_counts().head(6).items()]
+        by = r["status"].value_counts().head(6)
+        rows.append(("by status", ", ".join(f"{int(k)}: {c:,}" for k, c in by.items()), ""))
+    if h is not None:
+        rows += _hours_said(self, h)
+        word = "by hour" if h["step"] == 1 else f"by {h['step']} hours"
+        ends = clock(h["starts"][0], self.zone), clock(h["starts"][-1], self.zone)
+        if "p95" in h:
+            lines = {f"p{q}": h[f"p{q}"] for q in (50, 95, 99)}
+            pictures.append((f"p50, p95 and p99 {word}, ms (dashed: promised)", curves(lines, s["p95_limit_ms"], ends, f"latency {word}")))
+        pictures.append((f"requests {word}", curves({"": h["requests"]}, None, ends, f"requests {word}", height=80)))
+        if sum(h.get("failed", ())):
+            pictures.append((f"failed requests {word}", curves({"": h["failed"]}, None, ends, f"failed requests {word}", height=80)))
     return _section("service", rows=rows, pictures=[(t, _svg_ok(p)) for t, p in pictures if p])
 
 Monitor.service = service
@@ -840,7 +1078,7 @@ def data_quality(self: Monitor) -> Html:
     rows, quiet = [], 0
     for c in self.inputs:
         b, now = column_of(self.baseline, c), column_of(self.current, c)
-        if now is None: rows.append((c, percent(b.isna().mean()), "gone", "", "", "the column is gone")); continue
+        if now is None: rows.append((c, f"{percent(b.isna().mean())} → gone", "", "", "the column is gone")); continue
         k, was, odd, new = float(now.isna().mean()) if len(now) else 0.0, float(b.isna().mean()), "", ""
         if pd.api.types.is_numeric_dtype(b.dtype) and not pd.api.types.is_bool_dtype(b.dtype):
             x, y = as_numbers(b), as_numbers(now)
@@ -851,9 +1089,9 @@ def data_quality(self: Monitor) -> Html:
             out = float(hits(Finding("unseen", c, 0, 1, ""), b, now)[0].mean())
             new = percent(out) if out else ""
         if c in said or k > 0 or odd or new:
-            rows.append((c, percent(was), percent(k), odd, new, ", ".join(said.get(c, []))))
+            rows.append((c, f"{percent(was)} → {percent(k)}", odd, new, ", ".join(said.get(c, []))))
         else: quiet += 1
-    return _section("data_quality", rows=[r for r in rows if r[5]], trifles=[r for r in rows if not r[5]], quiet=quiet)
+    return _section("data_quality", rows=[r for r in rows if r[-1]], trifles=[r for r in rows if not r[-1]], quiet=quiet)
 
 Monitor.data_quality = data_quality
 
@@ -924,10 +1162,18 @@ def inputs_section(self: Monitor, shown: int = 12) -> Html:
     order = sorted(
         self.verdict.columns, key=lambda d: (d.column not in said, -d.effect * (0.5 + self.weights.get(d.column, 0.5)))
     )
-    cards = [_card(self, d, said) for d in order if d.kind in ("number", "category")]
-    first = [c for c in cards if c["said"]][:shown]
-    names = {c["name"] for c in first}
-    return _section("inputs", first=first, rest=[c for c in cards if c["name"] not in names])
+    order = [d for d in order if d.kind in ("number", "category")]
+    first = [d for d in order if d.column in said][:shown]
+    rest = [d for d in order if d not in first]
+    drawn, plain = rest[:_DRAWN - len(first)], rest[_DRAWN - len(first):]
+    return _section(
+        "inputs",
+        first=[_card(self, d, said) for d in first],
+        rest=[_card(self, d, said) for d in drawn],
+        plain=[(str(d.column), said.get(d.column, ""), _measures(self, d)) for d in plain],
+    )
+
+_DRAWN = 60  # columns with a picture; a table of hundreds is told in words
 
 Monitor.inputs_section = inputs_section
 
@@ -946,8 +1192,9 @@ def predictions(self: Monitor) -> Html:
     )
 
 
-def _interval(m: Mapping | None) -> str:
-    return f"{number(m['value'])} [{number(m['low'])}, {number(m['high'])}]" if m else "–"
+def _interval(m: Mapping | None) -> tuple[str, str]:
+    "A value, and its interval in brackets."
+    return (number(m["value"]), f"[{number(m['low'])}, {number(m['high'])}]") if m else ("–", "")
 
 def quality(self: Monitor) -> Html:
     "Scores against labels, with intervals, beside those at release."
@@ -970,94 +1217,116 @@ def quality(self: Monitor) -> Html:
             METRIC.get(k, k),
             _interval(before.get(k)),
             _interval(m),
-            number(m["value"] - before[k]["value"]) if k in before else "–",
+            number(m["value"] - before[k]["value"]) if k in before and before[k].get("value") is not None else "–",
         )
         for k, m in after.items()
     ]
-    return _section(
-        "quality", rows=rows, n=n, total=len(self.current), confusion=_confusion(self), slices=_slices(self)
-    )
+    return _section("quality", rows=rows, n=n, total=len(self.current), maturity=_maturity(self), confusion=_confusion(self),
+                    slices=_slices(self), reliable=_svg_ok(_calibrated(self)))
 
 
 Monitor.predictions, Monitor.quality = predictions, quality
 
 # %% ../nbs/24_report.ipynb #68364874
 def _pairs(self: Monitor, frame: pd.DataFrame) -> tuple[pd.Series, pd.Series] | None:
+    "Labels and predictions of the rows that have both."
     y, p = column_of(frame, self.roles.get("label")), column_of(frame, self.roles.get("prediction"))
     if y is None or p is None: return None
     ok = y.notna() & p.notna()
     return y[ok], p[ok]
 
+def _misses(self: Monitor, y: pd.Series, p: pd.Series) -> np.ndarray:
+    "How far each prediction is off; for classes 1 where it is wrong."
+    if (self.verdict.quality or {}).get("task") == "regression": return np.abs(as_numbers(p) - as_numbers(y))
+    return (names_of(y) != names_of(p)).to_numpy(float)
+
 def _confusion(self: Monitor) -> dict | None:
-    "Shares of (label, prediction) pairs, in the window and in the baseline."
+    "Of each label's rows, the share predicted as each class: in the window, in the baseline, and the difference in points."
     if (self.verdict.quality or {}).get("task") not in ("binary", "multiclass"): return None
     now, was = _pairs(self, self.current), _pairs(self, self.baseline)
     if now is None or not len(now[0]): return None
-    names = sorted({as_name(v) for part in (now, was or ()) for s in part for v in s.unique()})
-    if not 2 <= len(names) <= 6: return None
+    names = list(classes_of(*now, *(was or ())))
+    if not 2 <= len(names) <= 8: return None
     def table(pair):
-        y, p = (s.map(as_name) for s in pair)
-        return pd.crosstab(y, p, normalize="index").reindex(index=names, columns=names, fill_value=0.0)
+        y, p = (codes(s, names) for s in pair)
+        k = len(names)
+        t = np.bincount(y.astype(int) * k + p, minlength=k * k).reshape(k, k)
+        return np.divide(t, t.sum(1, keepdims=True), out=np.full((k, k), np.nan), where=t.sum(1, keepdims=True) > 0)
     a, b = table(now), table(was) if was is not None and len(was[0]) else None
-    return dict(
-        names=names,
-        rows=[
-            (y, [(percent(a.loc[y, p]), percent(b.loc[y, p]) if b is not None else "", y == p) for p in names])
-            for y in names
-        ],
-    )
+    def cell(i, j):
+        if b is None or not np.isfinite(a[i, j] - b[i, j]): return percent(a[i, j]), "", i == j
+        return percent(a[i, j]), f"{100 * (a[i, j] - b[i, j]):+.0f}".replace("-", "\u2212"), i == j
+    return dict(names=names, rows=[(y, [cell(i, j) for j in range(len(names))]) for i, y in enumerate(names)])
 
+def _calibrated(self: Monitor, bins: int = 8) -> str:
+    "The reliability picture of a binary score; empty where there is none."
+    if (self.verdict.quality or {}).get("task") != "binary": return ""
+    def points(frame):
+        y, s = column_of(frame, self.roles.get("label")), column_of(frame, self.roles.get("score"))
+        if y is None or s is None: return []
+        names = classes_of(*(column_of(f, self.roles["label"]) for f in (self.baseline, self.current) if self.roles["label"] in f))
+        y, s = codes(y, names), as_numbers(s)
+        ok = (y >= 0) & np.isfinite(s)
+        y, s = y[ok], s[ok]
+        if len(names) != 2 or len(s) < 20 or s.min() < 0 or s.max() > 1: return []
+        at = np.searchsorted(np.unique(np.quantile(s, np.arange(1, bins) / bins)), s)
+        n, k = np.bincount(at), np.bincount(at, y)
+        mean = np.bincount(at, s) / np.maximum(n, 1)
+        return [(m, c / t, *wilson(c, t)) for m, c, t in zip(mean, k, n) if t]
+    now = points(self.current)
+    return reliability(points(self.baseline), now, "share positive by score, baseline and window") if now else ""
 
 def _slices(self: Monitor, most: int = 5) -> list[tuple]:
-    "Groups of at least 20 labelled rows in which the model is worst."
+    "Groups of at least 20 labelled rows in which the model is worst: name, rows, miss, its interval, miss over all."
     now = _pairs(self, self.current)
     if now is None or len(now[0]) < 40: return []
-    y, p = now
-    task = (self.verdict.quality or {}).get("task")
-    miss = (
-        np.abs(as_numbers(p) - as_numbers(y))
-        if task == "regression"
-        else (y.map(as_name) != p.map(as_name)).to_numpy(float)
-    )
-    rows = self.current.loc[y.index]
-    all_of, out = float(miss.mean()), []
-    for c in self.inputs:
-        s = column_of(rows, c)
-        if s is None: continue
-        if pd.api.types.is_numeric_dtype(s.dtype) and s.nunique() > 12:
-            cut = np.unique(np.nanquantile(as_numbers(s), [0, 1 / 3, 2 / 3, 1]))
-            if len(cut) < 3: continue
-            groups = [
-                (f"{c} {number(a)} to {number(b)}", ((x := as_numbers(s)) >= a) & (x <= b))
-                for a, b in zip(cut, cut[1:])
-            ]
-        else: groups = [(f"{c} = {as_name(v)}", (s == v).to_numpy(bool)) for v in s.dropna().unique()[:30]]
-        for name, mask in groups:
-            if 20 <= mask.sum() < .9 * len(mask):
-                m = float(miss[mask].mean())
-                z = (m - all_of) / (miss.std() / np.sqrt(mask.sum()) or 1.0)
-                if m > all_of and z > 2.5:
-                    out.append((z, name, int(mask.sum()), number(m) if task == "regression" else percent(m)))
-    return [
-        (name, n, m, number(all_of) if task == "regression" else percent(all_of))
-        for _, name, n, m in sorted(out, reverse=True)[:most]
-    ]
+    miss = _misses(self, *now)
+    numeric = (self.verdict.quality or {}).get("task") == "regression"
+    rows = np.flatnonzero(self.current.index.isin(now[0].index))
+    ok = np.isfinite(miss)
+    rows, miss = rows[ok], miss[ok]
+    all_of, spread, out = float(miss.mean()), float(miss.std()), []
+    say = number if numeric else percent
+    for c, (at, names) in self._groups.items():
+        if c not in self.inputs: continue
+        at = at[rows]
+        n = np.bincount(at[at >= 0], minlength=len(names))
+        m = np.bincount(at[at >= 0], miss[at >= 0], minlength=len(names)) / np.maximum(n, 1)
+        z = (m - all_of) / np.maximum(spread / np.sqrt(np.maximum(n, 1)), 1e-12)
+        for i in np.flatnonzero((n >= 20) & (n < .9 * len(rows)) & (m > all_of) & (z > 2.5)):
+            half = Z95 * miss[at == i].std(ddof=1) / np.sqrt(n[i]) if numeric else 0.0
+            low, high = (m[i] - half, m[i] + half) if numeric else wilson(m[i] * n[i], n[i])
+            out.append((z[i], names[i], f"{n[i]:,}", say(float(m[i])), f"[{say(low)}, {say(high)}]"))
+    return [(*row, say(all_of)) for _, *row in sorted(out, reverse=True)[:most]]
 
 # %% ../nbs/24_report.ipynb #12ea67f0
 def feedback(self: Monitor) -> Html:
-    "How many predictions got a label or a judgement, and how many of those were right."
+    "How many predictions got a label or a judgement, how many of those were right, and how long it took."
     n, k = len(self.current), _labelled(self)
+    if not n: return _section("plain", text="The window holds no prediction.")
+    rows, f = [], self.feedbacks
+    if f is not None and len(f):
+        linked = int(f["linked"].sum())
+        more = len(f) - linked
+        rows.append(("linked feedback", f"{linked:,} of {len(f):,}",
+                     f"{more:,} of other predictions, or of none that is known" if more else "all of predictions in this window"))
+        judged = f.loc[f["linked"], "correct"].dropna()
+        if len(judged):
+            right = int(judged.astype(bool).sum())
+            low, high = wilson(right, len(judged))
+            rows.append(("called correct by people", percent(right / len(judged)),
+                         f"95%: {percent(low)} to {percent(high)}, {len(judged):,} judgements"))
+        late = f["delay_s"].dropna()
+        if len(late): rows.append(("comes after", span(float(late.median())), f"90% within {span(float(late.quantile(.9)))}"))
     now = _pairs(self, self.current)
-    if not k or now is None:
-        return _section(
-            "plain",
-            text="No feedback is linked to the predictions of this window." if n else "The window holds no prediction.",
-        )
-    rows = [("answered", f"{k:,} of {n:,}", f"response rate {percent(k / n)}")]
-    if (self.verdict.quality or {}).get("task") != "regression" and len(now[0]):
-        right = int((now[0].map(as_name) == now[1].map(as_name)).sum())
+    if k:
+        low, high = wilson(k, n)
+        rows.append(("response rate", percent(k / n), f"95%: {percent(low)} to {percent(high)}, {k:,} of {n:,} predictions have a label"))
+    if k and now is not None and len(now[0]) and (self.verdict.quality or {}).get("task") != "regression":
+        right = int((_misses(self, *now) == 0).sum())
         low, high = wilson(right, len(now[0]))
-        rows.append(("correct", percent(right / len(now[0])), f"95%: {percent(low)} to {percent(high)}"))
+        rows.append(("correct", percent(right / len(now[0])), f"95%: {percent(low)} to {percent(high)}, by the labels"))
+    if not rows: return _section("plain", text="No feedback is linked to the predictions of this window.")
     return _section("table", rows=rows)
 
 def decision(self: Monitor) -> Html:
@@ -1066,8 +1335,8 @@ def decision(self: Monitor) -> Html:
     return _section(
         "decision",
         action=v.action,
-        advice=v.advice,
-        rows=[(c["name"], bool(c["met"]), c["evidence"]) for c in v.conditions],
+        advice=_named(v.advice),
+        rows=[(_capital(self, c["name"]), bool(c["met"]), _capital(self, _named(c["evidence"]))) for c in v.conditions],
     )
 
 
@@ -1075,6 +1344,7 @@ def appendix(self: Monitor) -> Html:
     "Definitions, thresholds, versions, and the verdict as JSON."
     v, a = self.verdict, self.about
     shown = {k: x for k, x in self.to_dict().items() if k not in ("columns", "outputs", "limits")}
+    shown["findings"] = shown["findings"][:30]
     versions = [
         ("deploy_assist", a.get("library", "")),
         ("Python", sys.version.split()[0]),
@@ -1110,15 +1380,19 @@ Monitor.to_dict = to_dict
 
 # %% ../nbs/24_report.ipynb #e1ab1315
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:
-    "The frame with what Parquet cannot hold turned into text: columns of mixed objects, periods, complex numbers."
+    "The frame with what Arrow cannot hold turned into text: columns of mixed objects, periods, complex numbers."
     import pyarrow as pa
     frame = frame.reset_index(drop=True).copy(deep=False)
     for i, c in enumerate(frame.columns):
+        kind = frame.dtypes.iloc[i]
+        if isinstance(kind, np.dtype) and kind.kind in "bifu": continue
         try: pa.Array.from_pandas(frame.iloc[:, i])
         except (pa.ArrowException, TypeError, ValueError):
             s = frame.iloc[:, i]
             frame[c] = s.astype(object).where(s.notna(), None).map(str, na_action="ignore")
     return frame
+
+_FRAMES = ("baseline", "current", "requests", "requests_before", "feedbacks")
 
 def write_run(
     m: Monitor,
@@ -1133,9 +1407,9 @@ def write_run(
         schema=m.schema.to_dict() if m.schema is not None else None,
     )
     (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False, default=str), encoding="utf-8")
-    for name in ("baseline", "current", "requests", "requests_before"):
+    for name in _FRAMES:
         frame = getattr(m, name)
-        if frame is not None: _storable(frame).to_parquet(folder / f"{name}.parquet", index=False)
+        if frame is not None: _storable(frame).to_feather(folder / f"{name}.arrow", compression="lz4")
 
 def read_run(
     folder: str | Path = ".",
@@ -1148,11 +1422,7 @@ def read_run(
             f"one run and removes it: call report(...) again"
         )
     d = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    frames = {
-        n: pd.read_parquet(folder / f"{n}.parquet")
-        for n in ("baseline", "current", "requests", "requests_before")
-        if (folder / f"{n}.parquet").is_file()
-    }
+    frames = {n: pd.read_feather(folder / f"{n}.arrow") for n in _FRAMES if (folder / f"{n}.arrow").is_file()}
     return Monitor(
         d["name"],
         roles=d["roles"],
@@ -1653,7 +1923,8 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
     def traffic(a, b):
         w = log.window(name, a, b)
         return w[~w["source"].isin(NOT_TRAFFIC)].reset_index(drop=True)
-    current, part = _as_current(traffic(since, until), schema)
+    window = traffic(since, until)
+    current, part = _as_current(window, schema)
     if which == "previous":
         baseline, said = _as_current(traffic(since - (until - since), since), schema)[0], "the window before"
     elif other:
@@ -1692,8 +1963,16 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
         _watched(schema),
         asked(since, until),
         asked(since - (until - since), since),
+        _replies(log.feedbacks(name, since), window),
         about,
     )
+
+def _replies(found: pd.DataFrame, window: pd.DataFrame) -> pd.DataFrame:
+    "Feedback that came since the window began: linked to a prediction of the window or not, and how long after it."
+    at = pd.Series(window["time"].to_numpy(), index=window["prediction_id"])
+    asked = found["prediction_id"].map(at[~at.index.duplicated()])
+    delay = (pd.to_datetime(found["time"], utc=True) - pd.to_datetime(asked, utc=True)).dt.total_seconds()
+    return found[["time", "correct"]].assign(linked=asked.notna(), delay_s=delay)
 
 # %% ../nbs/24_report.ipynb #34909884
 def interval(
@@ -1764,7 +2043,7 @@ def report(
         )
     if not frames: start, end = interval(window, since, until, now)
     with _run_folder(out) as folder:
-        km = start_kernel(folder, "from deploy_assist.report import _macros; _macros()" if template == TEMPLATE else "")
+        km = start_kernel(folder, "from deploy_assist.report import _macros; _macros(); import sklearn.isotonic" if template == TEMPLATE else "")
         try:
             given = check_parameters(template, parameters or {})
             if frames:
