@@ -197,18 +197,19 @@ def curves(
     y = lambda v: h - 1 - v / top * (h - 10)
     parts, named = [], []
     for name, values in lines.items():
-        x = lambda i, k=max(len(values) - 1, 1): i / k * w
+        step = w / max(len(values) - 1, 1)
         d, pen = "", False
         for i, v in enumerate(values):
             if v is None: pen = False; continue
             alone = not pen and (i + 1 == len(values) or values[i + 1] is None)
-            d += f"{'L' if pen else 'M'}{x(i):.0f} {y(v):.0f}" + ("h2" if alone else "")
+            d += f"{'L' if pen else 'M'}{i * step:.0f} {y(v):.0f}" + ("h2" if alone else "")
             pen = True
         last = next(v for v in reversed(values) if v is not None) if any(v is not None for v in values) else None
         if last is None: continue
         main = name == list(lines)[len(lines) // 2]
-        parts.append(f'<path class="{"c" if main else "rl"}{" " + _short(name, 4) if name in ("p50", "p99") else ""}" fill="none" '
-                     f'stroke="{_HEX["c" if main else "rl"]}" d="{d}"/>')
+        kind = "c" if main else "rl"
+        more = " " + _short(name, 4) if name in ("p50", "p99") else ""
+        parts.append(f'<path class="{kind}{more}" fill="none" stroke="{_HEX[kind]}" d="{d}"/>')
         named.append((y(last) + 4, name))
     low = 0.0
     for place, name in sorted(named):  # names keep a line's height apart
@@ -604,8 +605,8 @@ def verdict_line(self: Monitor) -> Html:
     "The verdict, its cause, one next step, what changed."
     v, summary = self.verdict, self.verdict.summary
     for f in v.findings[:1]: summary = summary.replace(f.message, _message(self, f))
-    return _section("verdict", name=self.name, action=v.action, summary=_capital(self, summary), advice=_capital(self, _named(v.advice)),
-                    changed=_changed(self))
+    return _section("verdict", name=self.name, action=v.action, summary=_capital(self, summary),
+                    advice=_capital(self, _named(v.advice)), changed=_changed(self))
 
 
 Monitor.verdict_line = verdict_line
@@ -688,7 +689,8 @@ def _traffic(self: Monitor) -> dict:
     return _tile(
         "Traffic",
         f"{n:,} rows",
-        f"{_by(n, usual)} on the usual {usual:,.0f}" if usual else f"{number(n / hours)} an hour" if hours else "no earlier report",
+        f"{_by(n, usual)} on the usual {usual:,.0f}" if usual
+        else f"{number(n / hours)} an hour" if hours else "no earlier report",
         f"lately {min(past):,} to {max(past):,}" if len(past) > 1 else "",
         f"limit: {number(least)} rows to judge by" if least else "",
         sparkline(np.bincount(at, minlength=12).tolist(), title="rows over the window") if n and self._chunked[1] else "",
@@ -732,7 +734,8 @@ def _drifted(self: Monitor) -> dict:
     return _tile(
         "Drift",
         f"{len({f.column for f in drift if f.column in self.inputs})} of {len(self.inputs)} moved",
-        f"{abs(more)} {'more' if more > 0 else 'fewer'} than in the last report" if more else "as in the last report" if past else "",
+        f"{abs(more)} {'more' if more > 0 else 'fewer'} than in the last report" if more
+        else "as in the last report" if past else "",
         f"largest: {worst.column}, {'KS' if worst.ks is not None else 'share'} {number(worst.effect)}{band}" if worst else "",
         f"limit: KS {number(v.limits.get('ks'))}, PSI {number(v.limits.get('psi'))}" if v.limits else "",
         sparkline([*past, len(drift)], title="moved columns, report by report") if past else "",
@@ -806,7 +809,8 @@ def _scored(self: Monitor) -> dict:
         return _tile(
             "Quality",
             f"{METRIC[best]} {number(m['value'])}",
-            f"{number(m['value'] - before[best]['value'])} on the baseline's {number(before[best]['value'])}" if best in before else "",
+            f"{number(m['value'] - before[best]['value'])} on the baseline's {number(before[best]['value'])}"
+            if best in before else "",
             f"95%: {number(m['low'])} to {number(m['high'])}, {m['n']:,} labels",
             bearable,
             line,
@@ -909,7 +913,8 @@ def _strikes(self: Monitor, f: Finding) -> list[tuple[str, str]]:
     moved = f.cause in ("population", "labels")
     k = int(round(max(0.0, mask.mean() - usual) * len(mask))) if moved else int(mask.sum())
     word = "rows wrong" if f.cause == "model" else "rows hit"
-    out = [(word, f"{'about ' if moved else ''}{k:,} of {len(mask):,}" + (f", usual {percent(usual)}" if f.cause == "model" else ""))]
+    usually = f", usual {percent(usual)}" if f.cause == "model" else ""
+    out = [(word, f"{'about ' if moved else ''}{k:,} of {len(mask):,}{usually}")]
     at, starts = self._chunked
     start = began(mask, usual, at[rows], starts)
     out.append(("since", f"about {clock(start, self.zone)}" if start else "all of the window"))
@@ -974,7 +979,8 @@ def findings(self: Monitor, most: int = 30) -> Html:
     notes = [_capital(self, n) for n in self.verdict.notes]
     if len(self.verdict.findings) > most:
         rest = self.verdict.findings[most:]
-        notes.append(f"{len(rest)} more findings of less weight: " + ", ".join(f"{f.column or ''} {_WORDS[f.cause]}".strip() for f in rest))
+        named = ", ".join(f"{f.column or ''} {_WORDS[f.cause]}".strip() for f in rest)
+        notes.append(f"{len(rest)} more findings of less weight: {named}")
     if self.about.get("hidden"):
         notes.append(f"Hashed or not logged, so not compared: {', '.join(self.about['hidden'])}")
     return _section("findings", found=found, looked=len(self.inputs), notes=notes)
@@ -1032,9 +1038,9 @@ def service(self: Monitor) -> Html:
         )
     h, rows, pictures = _by_hour(self), [("requests", f"{s['requests']:,}", "")], []
     if "p50_ms" in s:
+        promise = f"promised: {number(s['p95_limit_ms'])} ms, {'kept' if s['p95_ms'] <= s['p95_limit_ms'] else 'broken'}"
         rows += [
-            (f"p{q}", f"{number(s[f'p{q}_ms'])} ms",
-             f"promised: {number(s['p95_limit_ms'])} ms, {'kept' if s['p95_ms'] <= s['p95_limit_ms'] else 'broken'}" if q == 95 else "")
+            (f"p{q}", f"{number(s[f'p{q}_ms'])} ms", promise if q == 95 else "")
             for q in (50, 95, 99)
         ]
     if "error_rate" in s:
@@ -1050,7 +1056,8 @@ def service(self: Monitor) -> Html:
              f"over the window; {number(s.get('burn_short'))} in the last hour; 1 spends the budget just in time"),
         ]
     if "per_hour" in s:
-        rows += [("throughput", f"{number(s['per_hour'])} an hour", ""), ("longest gap", span(s["longest_gap_s"]), "without a request")]
+        rows += [("throughput", f"{number(s['per_hour'])} an hour", ""),
+                 ("longest gap", span(s["longest_gap_s"]), "without a request")]
     if "status" in r:
         by = r["status"].value_counts().head(6)
         rows.append(("by status", ", ".join(f"{int(k)}: {c:,}" for k, c in by.items()), ""))
@@ -1060,10 +1067,12 @@ def service(self: Monitor) -> Html:
         ends = clock(h["starts"][0], self.zone), clock(h["starts"][-1], self.zone)
         if "p95" in h:
             lines = {f"p{q}": h[f"p{q}"] for q in (50, 95, 99)}
-            pictures.append((f"p50, p95 and p99 {word}, ms (dashed: promised)", curves(lines, s["p95_limit_ms"], ends, f"latency {word}")))
+            pictures.append((f"p50, p95 and p99 {word}, ms (dashed: promised)",
+                             curves(lines, s["p95_limit_ms"], ends, f"latency {word}")))
         pictures.append((f"requests {word}", curves({"": h["requests"]}, None, ends, f"requests {word}", height=80)))
         if sum(h.get("failed", ())):
-            pictures.append((f"failed requests {word}", curves({"": h["failed"]}, None, ends, f"failed requests {word}", height=80)))
+            pictures.append((f"failed requests {word}",
+                             curves({"": h["failed"]}, None, ends, f"failed requests {word}", height=80)))
     return _section("service", rows=rows, pictures=[(t, _svg_ok(p)) for t, p in pictures if p])
 
 Monitor.service = service
@@ -1264,7 +1273,8 @@ def _calibrated(self: Monitor, bins: int = 8) -> str:
     def points(frame):
         y, s = column_of(frame, self.roles.get("label")), column_of(frame, self.roles.get("score"))
         if y is None or s is None: return []
-        names = classes_of(*(column_of(f, self.roles["label"]) for f in (self.baseline, self.current) if self.roles["label"] in f))
+        label = self.roles["label"]
+        names = classes_of(*(column_of(f, label) for f in (self.baseline, self.current) if label in f))
         y, s = codes(y, names), as_numbers(s)
         ok = (y >= 0) & np.isfinite(s)
         y, s = y[ok], s[ok]
@@ -1321,7 +1331,8 @@ def feedback(self: Monitor) -> Html:
     now = _pairs(self, self.current)
     if k:
         low, high = wilson(k, n)
-        rows.append(("response rate", percent(k / n), f"95%: {percent(low)} to {percent(high)}, {k:,} of {n:,} predictions have a label"))
+        rows.append(("response rate", percent(k / n),
+                     f"95%: {percent(low)} to {percent(high)}, {k:,} of {n:,} predictions have a label"))
     if k and now is not None and len(now[0]) and (self.verdict.quality or {}).get("task") != "regression":
         right = int((_misses(self, *now) == 0).sum())
         low, high = wilson(right, len(now[0]))
@@ -2043,7 +2054,8 @@ def report(
         )
     if not frames: start, end = interval(window, since, until, now)
     with _run_folder(out) as folder:
-        km = start_kernel(folder, "from deploy_assist.report import _macros; _macros(); import sklearn.isotonic" if template == TEMPLATE else "")
+        warm = "from deploy_assist.report import _macros; _macros(); import sklearn.isotonic" if template == TEMPLATE else ""
+        km = start_kernel(folder, warm)
         try:
             given = check_parameters(template, parameters or {})
             if frames:

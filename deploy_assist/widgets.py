@@ -117,6 +117,7 @@ CSS = """
 .da-state.da-open { color: var(--jp-content-link-color, #06c); } .da-state.da-waiting, .da-state.da-skipped, .da-skip-word { color: var(--jp-ui-font-color2, #666); }
 .da-face { --da-good: #1b6e2e; --da-bad: #b3261e; --da-warn: #8a5300; }
 [data-jp-theme-light="false"] .da-face { --da-good: #7fd28d; --da-bad: #ff9d94; --da-warn: #f0b75a; }
+.da-face .widget-html:has(> .widget-html-content:empty), .da-body > .widget-vbox:empty { display: none; }
 .da-body { overflow: visible; gap: 6px; } .da-body > .widget-html { margin: 0 2px; }
 .da-buttons { flex-wrap: wrap; gap: 6px; align-items: center; overflow: visible; } .da-face .jupyter-button { width: auto; height: auto; min-height: 30px; line-height: 20px; padding: 4px 14px; border-radius: 4px; white-space: normal; }
 .da-face .jupyter-button:focus-visible, .da-face a:focus-visible, .da-face summary:focus-visible, .da-face .da-act:focus-visible, .da-face input:focus-visible, .da-face select:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
@@ -124,7 +125,7 @@ CSS = """
 .da-face .da-plain { background: var(--jp-layout-color1, #fff); border: 1px solid var(--jp-border-color1, #bbb); color: var(--jp-ui-font-color1, #222); }
 .da-field { overflow: visible; flex-wrap: wrap; align-items: center; gap: 0 8px; } .da-field .widget-label, .da-field .widget-label-basic { width: auto; }
 .da-field .jupyter-widgets.widget-inline-hbox { width: auto; max-width: 100%; flex-wrap: wrap; height: auto; } .da-field .widget-checkbox { width: auto; }
-.da-field input[type=text], .da-field input[type=number], .da-field select { min-width: 0; max-width: 100%; } .da-face select { height: 30px; padding: 0 6px; }
+.da-field input[type=text], .da-field input[type=number], .da-field select { min-width: 0; max-width: 100%; } .da-field .widget-text input[type=number] { width: 110px; flex: 0 0 auto; } .da-face select { height: 30px; padding: 0 6px; }
 .da-face .widget-dropdown > select, .da-columns select { -moz-appearance: auto; appearance: auto; background-image: none; background-color: var(--jp-layout-color1, #fff); color: var(--jp-ui-font-color1, #222); } .da-help { color: var(--jp-ui-font-color2, #666); font-size: 12px; }
 .da-code { border: 1px solid var(--jp-border-color2, #ccc); border-radius: 6px; background: var(--jp-cell-editor-background, #f5f5f5); margin: 4px 0; }
 .da-code > div { display: flex; gap: 6px; align-items: center; padding: 2px 8px; border-bottom: 1px solid var(--jp-border-color3, #e0e0e0); font-size: 12px; flex-wrap: wrap; }
@@ -147,7 +148,7 @@ CSS = """
 .da-columns .da-grid { display: grid; grid-template-columns: 14px minmax(70px, 1.2fr) 100px minmax(60px, .9fr) minmax(80px, 1.4fr) minmax(90px, 1.8fr); gap: 2px 10px; align-items: center; text-align: left; width: 100%; padding: 3px 6px; box-sizing: border-box; }
 .da-columns .da-heads { font-weight: 600; border-bottom: 1px solid var(--jp-border-color2, #ccc); }
 .da-columns .da-col { border-bottom: 1px solid var(--jp-border-color3, #e0e0e0); } .da-columns .da-col > button { border: 0; background: transparent; color: inherit; font: inherit; cursor: pointer; }
-.da-columns .da-col > button:hover, .da-columns .da-col.da-opened { background: var(--jp-layout-color2, #f5f5f5); } .da-columns button:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: -2px; }
+.da-columns .da-col > button:hover, .da-columns .da-col.da-opened { background: color-mix(in srgb, var(--jp-layout-color2, #eee) 55%, transparent); } .da-columns button:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: -2px; }
 .da-columns .da-c-name { font-weight: 600; overflow-wrap: anywhere; } .da-columns .da-grid > span { overflow-wrap: break-word; min-width: 0; } .da-columns .da-c-note { color: var(--jp-ui-font-color2, #555); }
 .da-columns .da-sign { transition: transform .12s; } .da-columns .da-opened .da-sign { transform: rotate(90deg); }
 .da-columns .da-colform { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 8px 14px; padding: 6px 10px 12px 30px; align-items: end; } .da-columns .da-colform label { display: flex; flex-direction: column; gap: 2px; font-size: 12px; }

@@ -149,7 +149,7 @@ def _input(flow: Flow, f: Field, value: Any) -> Any:
         )
     if f.kind == "number":
         kind = w.IntText if isinstance(value, int) else w.FloatText
-        return kind(value=value, description=f.label, style=wide, layout=dict(width="300px", max_width="100%"))
+        return kind(value=value, description=f.label, style=wide, layout=dict(width="auto", max_width="100%"))
     return text_box(f.label, value, width="380px")
 
 class Form:
@@ -163,7 +163,8 @@ class Form:
             if special and f.kind in special:
                 self.parts[f.name] = special[f.kind](values[f.name], changed)
                 self.rows[f.name] = self.parts[f.name].box
-            elif f.kind == "choice" and len(flow.choices(f)) < 2: continue  # nothing to decide
+            elif f.kind == "choice" and len(flow.choices(f)) < 2:  # nothing to decide
+                self.rows[f.name] = html("".join(f"<p>{escape(f.label)}: <b>{escape(c[1])}</b></p>" for c in flow.choices(f)))
             else: self.add(f, values[f.name], changed)
         self.box = toolkit().VBox(list(self.rows.values()))
         self.ask()
@@ -515,8 +516,9 @@ def look_at_champion(self: "Wizard") -> None:
         found = resolve(f"models:/{name}@champion")
         said = differences_html(release, load_release(found.folder, self.flow.values("model")["trusted"]), found.version)
     except DeployAssistError as e:
-        what = "There is no champion to compare with" if isinstance(e, RegistryError) else "The champion cannot be compared"
-        found, said = None, f"<p class='da-quiet'>{what}: {escape(str(e))}</p>"
+        none = isinstance(e, RegistryError)
+        what = "No champion to compare with: this may be the first version." if none else "The champion cannot be compared."
+        found, said = None, f"<p>{what}</p>" + fold("Why", f"<p>{escape(str(e))}</p>")
     with self.lock:
         if self.release is not release: return  # the answers changed meanwhile
         card.note.value = f"<h4>Against the champion</h4>{said}" if found else said
