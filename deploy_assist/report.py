@@ -88,8 +88,8 @@ _HEX = dict(r="#aebfd3", rl="#4a6587", c="#c84b00", cb="#c84b00")
 
 def _svg(width: int, height: int, title: str, *parts: str) -> str:
     return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" font-size="11" font-family="sans-serif" role="img" '
-        f'aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" font-size="11" font-family="sans-serif" '
+        f'role="img" aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
     )
 
 def _steps(shares: Sequence[float], top: float, width: float, height: float, close: bool) -> str:
@@ -1610,7 +1610,7 @@ def _where(nb: Any) -> str:
         elif c.cell_type == "code" and (c.execution_count is None or any(o.output_type == "error" for o in c.outputs)
                                         or c.metadata.get("papermill", {}).get("status") in ("failed", "running")):
             return f"cell {i + 1} ({heading})"
-    return "after the last cell"
+    return "the end"
 
 def _explained(e: BaseException, nb: Any, log: Path) -> ReportError:
     "What papermill raised, in one sentence."
@@ -1620,7 +1620,8 @@ def _explained(e: BaseException, nb: Any, log: Path) -> ReportError:
         return ReportError(f"the kernel did not start: {said[-1][:300] if said else e}")
     if kind == "PapermillExecutionError":
         return ReportError(f"{where}: {e.ename}: {' '.join(str(e.evalue).split())[:500]}")
-    if kind == "DeadKernelError": return ReportError(f"{where}: the kernel died, perhaps for lack of memory")
+    if kind == "DeadKernelError":  # a kernel that dies at once has not said yet that it began with the cell
+        return ReportError(f"in or just before {where}: the kernel died, perhaps for lack of memory")
     if isinstance(e, OSError): return ReportError(f"{where}: the notebook could not be written ({e.strerror or e})")
     return ReportError(f"{where}: {one_line(e)[:500]}")
 

@@ -106,6 +106,10 @@ def limits_for(
         for k in d:
             if k not in general:
                 raise ConfigError(f"threshold {k!r} of column {c!r}: expected one of {', '.join(sorted(general))}")
+    for c, d in (("", general), *per.items()):
+        for k, v in d.items():
+            if isinstance(v, bool) or not isinstance(v, (int, float)):
+                raise ConfigError(f"threshold {k!r}{c and f' of column {c!r}'}: got {v!r}, expected a number")
     return general, {c: {**general, **d} for c, d in per.items()}
 
 # %% ../nbs/06_verdict.ipynb #fa8f761a
