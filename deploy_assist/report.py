@@ -190,7 +190,7 @@ def curves(
 ) -> str:
     "Lines over time on one scale from zero, with a limit."
     seen = [v for values in lines.values() for v in values if v is not None]
-    if not seen: return ""
+    if max((sum(v is not None for v in values) for values in lines.values()), default=0) < 2: return ""  # a dot is no curve
     top, h, w = max(*seen, 1e-12) * 1.04, height - 16, width - 34
     if limit is not None and limit > 3 * top: limit = None
     top = max(top, (limit or 0) * 1.04)
@@ -809,8 +809,8 @@ def _scored(self: Monitor) -> dict:
         return _tile(
             "Quality",
             f"{METRIC[best]} {number(m['value'])}",
-            f"{number(m['value'] - before[best]['value'])} on the baseline's {number(before[best]['value'])}"
-            if best in before else "",
+            f"{'+' if m['value'] > before[best]['value'] else ''}{number(m['value'] - before[best]['value'])} "
+            f"on the baseline's {number(before[best]['value'])}" if best in before else "",
             f"95%: {number(m['low'])} to {number(m['high'])}, {m['n']:,} labels",
             bearable,
             line,
