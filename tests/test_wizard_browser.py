@@ -5,6 +5,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from lab import Lab, run_all
+from waiting import until
 
 TRAIN = """import warnings; warnings.filterwarnings("ignore")
 from sklearn.compose import make_column_transformer
@@ -23,7 +24,14 @@ model = make_pipeline(
 )
 model.fit(X_train, y_train)
 from deploy_assist import wizard"""
-START = "wizard(model, X_train, y_train, X_test=X_test, y_test=y_test)"
+LETTERS = """import pandas as pd
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from deploy_assist import wizard
+X = pd.DataFrame({"dose": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0] * 20, "email": [f"person{i}@example.org" for i in range(120)]})
+y = pd.Series([0, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1] * 10, name="answered")
+model = make_pipeline(make_column_transformer(("passthrough", ["dose"])), LogisticRegression()).fit(X, y)"""
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +51,9 @@ def state(page, step: str, word: str) -> None:
 
 
 def test_from_the_first_step_to_a_prediction(lab, page):
-    run_all(page, lab.write("first.ipynb", TRAIN, START))
-    state(page, "model", "done")  # starts at once
+    run_all(page, lab.write("first.ipynb", TRAIN, "wizard()"))
+    click(page, "run-model")  # what it found in the notebook is chosen already
+    state(page, "model", "done")
     assert "release = prepare(model, X_train, y_train" in page.locator(".da-step-model pre").text_content()
     click(page, "run-contract")
     state(page, "check", "done")
@@ -67,3 +76,30 @@ def test_from_the_first_step_to_a_prediction(lab, page):
     )
     with urlopen(request, timeout=30) as answer: said = json.loads(answer.read())
     assert said["predictions"] == [0] and said["model"]["alias"] == "champion"
+
+
+def test_a_failed_check_its_fix_a_cancel_a_restart_and_no_kernel(lab, page):
+    "People's addresses are in the data: the gate refuses, its fix is a click, and nothing of that is lost with the kernel."
+    run_all(page, lab.write("second.ipynb", LETTERS, "wizard(model, X, y, name='letters')"))
+    state(page, "model", "done")
+    click(page, "run-contract")
+    click(page, "cancel-check")
+    page.locator(".da-step-check", has_text="Cancelled. Nothing was kept").wait_for()
+    state(page, "contract", "done")
+    click(page, "run-check")
+    state(page, "check", "failed")
+    assert "privacy.columns" in page.locator(".da-step-check").inner_text()
+    page.locator(".da-fix", has_text="'email'").first.click()
+    state(page, "check", "done")
+    assert 'policy="hash"' in page.locator(".da-step-contract pre").first.text_content()
+    page.keyboard.press("Control+s")
+    until(lambda: "Deployment of letters" in (lab.work / "second.ipynb").read_text(), "the notebook is saved")
+    lab.stop_kernels()
+    resumed = lab.write("third.ipynb", LETTERS, "wizard(resume='deploy.toml')")
+    run_all(page, resumed)  # another kernel, which knows nothing but the file
+    state(page, "contract", "done")
+    assert 'policy="hash"' in page.locator(".da-step-contract pre").first.text_content()
+    lab.stop_kernels()
+    page.goto(f"{lab.url}doc/tree/second.ipynb?token={lab.token}&reset")
+    page.get_by_text("Deployment of letters").first.wait_for()
+    assert page.get_by_text("Error displaying widget").count() == 0
