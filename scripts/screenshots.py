@@ -90,6 +90,32 @@ def demo_page(studio: Studio) -> None:
                 studio.keep(scheme, page.screenshot())
 
 
+PATIENTS = """import warnings; warnings.filterwarnings("ignore")
+from deploy_assist.quickstart import fitted
+from deploy_assist import wizard
+model, (X, X_test, y, y_test) = fitted()"""
+START = 'wizard(model, X, y, X_test=X_test, y_test=y_test, name="patients")'
+
+
+@picture("wizard")
+def wizard_in_jupyterlab(studio: Studio) -> None:
+    "The wizard in JupyterLab, at its gate: what was checked, and the Python of each step."
+    sys.path.insert(0, str(root / "tests"))
+    from lab import Lab, run_all
+    for scheme in SCHEMES:
+        with TemporaryDirectory(prefix="deploy_assist-") as folder:
+            lab = Lab(Path(folder), theme=f"JupyterLab {scheme.title()}")
+            try:
+                with studio.page(scheme, 1200, 900) as page:
+                    run_all(page, lab.write("deploy.ipynb", PATIENTS, START))
+                    page.locator(".da-run-contract").click()
+                    page.locator(".da-step-check .da-state", has_text="done").wait_for()
+                    page.locator(".da-wizard").evaluate("e => e.scrollIntoView()")
+                    page.wait_for_timeout(1500)
+                    studio.keep(scheme, page.screenshot())
+            finally: lab.stop()
+
+
 def main(names: list[str]) -> int:
     unknown = [name for name in names if name not in PICTURES]
     if unknown: sys.exit(f"screenshots: got {', '.join(unknown)}, expected of {', '.join(PICTURES)}")
