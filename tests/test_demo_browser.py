@@ -94,6 +94,8 @@ def test_every_kind_of_field_a_table_and_feedback(mixed, places, page, tmp_path)
     rows.loc[1, "nights"] = "two"
     rows.to_csv(tmp_path / "guests.csv", index=False)
     page.get_by_role("tab", name="Table").click()
+    page.get_by_role("button", name="Predict the table").wait_for()  # the tab is drawn
+    page.wait_for_load_state("networkidle")  # its file field is alive
     page.locator("input[type=file]").last.set_input_files(tmp_path / "guests.csv")
     page.locator("text=guests.csv").first.wait_for()
     press(page, "Predict the table")
