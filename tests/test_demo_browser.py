@@ -95,9 +95,8 @@ def test_every_kind_of_field_a_table_and_feedback(mixed, places, page, tmp_path)
     rows.to_csv(tmp_path / "guests.csv", index=False)
     page.get_by_role("tab", name="Table").click()
     page.get_by_role("button", name="Predict the table").wait_for()  # the tab is drawn
-    page.wait_for_load_state("networkidle")  # its file field is alive
     page.locator("input[type=file]").last.set_input_files(tmp_path / "guests.csv")
-    page.locator("text=guests.csv").first.wait_for()
+    page.get_by_label("guests.csv").wait_for()  # uploaded: the page shows name and ending apart
     press(page, "Predict the table")
     page.locator("#table-said", has_text="3 of 4 rows predicted").wait_for()
     assert "line 3" in page.locator("#table-said").inner_text() and "nights" in page.locator("#table-said").inner_text()
