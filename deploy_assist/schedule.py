@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -25,10 +25,6 @@ from .alerts import verdict_message
 from .config import DEFAULTS, check_name, from_toml
 from .errors import ConfigError, DeployAssistError, LogError, need, one_line
 from .predictions import PredictionLog, moment
-
-# %% ../nbs/25_schedule.ipynb #scd56317
-if TYPE_CHECKING:
-    import pandas as pd
 
 # %% ../nbs/25_schedule.ipynb #sc2a305f
 _FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
@@ -297,7 +293,7 @@ def remove(id: str, log: Any = None) -> None:
             raise ConfigError(f"schedule: got {id!r}, expected one of {', '.join(there) or 'none: nothing is scheduled'}")
         c.execute(sa.delete(_runs).where(_runs.c.report.in_([id, f"{id}:retrain"]), _runs.c.state == "queued"))
 
-def runs(name: str | None = None, *, log: Any = None, limit: int = 20) -> "pd.DataFrame":
+def runs(name: str | None = None, *, log: Any = None, limit: int = 20) -> Any:  # a frame, newest first
     "The newest runs: name, window, state, action, exit code, times, attempt, report (its page), error."
     import pandas as pd
     asked = sa.select(_runs).order_by(_runs.c.window_start.desc(), _runs.c.report).limit(int(limit))

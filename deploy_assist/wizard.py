@@ -508,7 +508,7 @@ def differences_html(
             + (f"<p>The schema changed: <b>{changes.verdict}</b> for those who call it.</p>{schema}" if told
                else "<p>The schema is the champion's.</p>"))
 
-def look_at_champion(self: "Wizard") -> None:
+def look_at_champion(self: Any) -> None:
     "Find the champion of the same name, in the background, and show on the card what is different."
     from deploy_assist.registry import resolve
     card, release, name = self.cards["register"], self.release, self.flow.values("model")["name"]
@@ -528,7 +528,7 @@ def look_at_champion(self: "Wizard") -> None:
         card.form.flow, reason = self.flow, card.form.parts["reason"]
         if reason.value == before: reason.value = self.flow.values("register")["reason"]
 
-def _watch_note(self: "Wizard") -> None:
+def _watch_note(self: Any) -> None:
     said = promise(self.flow.values("contract"))
     self.cards["watch"].note.value = f"<p>Held against the promise of step 2: {escape(said)}.</p>"
 

@@ -80,6 +80,7 @@ def test_from_the_first_step_to_a_prediction(lab, page):
 
 def test_a_failed_check_its_fix_a_cancel_a_restart_and_no_kernel(lab, page):
     "People's addresses are in the data: the gate refuses, its fix is a click, and nothing of that is lost with the kernel."
+    (lab.work / "deploy.toml").write_text('[model]\nname = "another"\n')  # somebody else's: this deployment has a file of its own
     run_all(page, lab.write("second.ipynb", LETTERS, "wizard(model, X, y, name='letters')"))
     state(page, "model", "done")
     click(page, "run-contract")
@@ -95,7 +96,7 @@ def test_a_failed_check_its_fix_a_cancel_a_restart_and_no_kernel(lab, page):
     page.keyboard.press("Control+s")
     until(lambda: "Deployment of letters" in (lab.work / "second.ipynb").read_text(), "the notebook is saved")
     lab.stop_kernels()
-    resumed = lab.write("third.ipynb", LETTERS, "wizard(resume='deploy.toml')")
+    resumed = lab.write("third.ipynb", LETTERS, "wizard(resume='deploy-letters.toml')")
     run_all(page, resumed)  # another kernel, which knows nothing but the file
     state(page, "contract", "done")
     assert 'policy="hash"' in page.locator(".da-step-contract pre").first.text_content()
