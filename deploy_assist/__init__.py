@@ -14,7 +14,8 @@ _home = {  # verb or class -> the module that it lives in
     "compare": "verdict", "Verdict": "verdict",
     "report": "report", "Report": "report", "schedule": "schedule", "package": "package", "document": "document",
     "retrain": "retrain", "wizard": "wizard",
-    "registry_panel": "panels", "monitor_panel": "panels", "prove": "environment", "Proof": "environment",
+    "registry_panel": "panels", "monitor_panel": "panels", "RetrainError": "retrain", "AlertError": "alerts",
+    "prove": "environment", "Proof": "environment",
 }
 _errors = ("DeployAssistError", "SchemaError", "ModelError", "BundleError", "UntrustedTypeError", "ProofError", "RegistryError",
            "LogError", "EndpointError", "DemoError", "ReportError", "ConfigError", "MissingExtraError")

@@ -25,6 +25,7 @@ from .alerts import verdict_message
 from .config import DEFAULTS, check_name, from_toml
 from .errors import ConfigError, DeployAssistError, LogError, need, one_line
 from .predictions import PredictionLog, moment
+from .report import write_index
 
 # %% ../nbs/25_schedule.ipynb #sc2a305f
 _FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
@@ -711,11 +712,12 @@ def _tidy(s: Schedule, now: datetime) -> None:
     def drop(at):
         for p in sorted(kept.pop(at), key=lambda p: (p.suffix == ".json", p.suffix != ".ipynb")): p.unlink(missing_ok=True)
     with suppress(OSError):
-        total = sum(map(size, kept.values()))
+        total, before = sum(map(size, kept.values())), len(kept)
         for at in sorted(kept):
             is_old = datetime.strptime(at[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) < now - timedelta(days=limits["keep_days"])
             if len(kept) == 1 or not (is_old or len(kept) > limits["keep"] or total > limits["keep_mb"] * 2**20): break
             total -= size(kept[at]); drop(at)
+        if len(kept) < before: write_index(s.place)  # it lists no page that is gone
 
 # %% ../nbs/25_schedule.ipynb #sc4a068e
 def _setting(s: Schedule, engine: sa.Engine) -> dict:

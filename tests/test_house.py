@@ -16,7 +16,7 @@ promised = """prepare Release load_release check Readiness advise Advice registe
     Endpoint Client AsyncClient demo Demo PredictionLog Schema Column compare Verdict report Report wizard
     registry_panel monitor_panel schedule package retrain prove Proof ProofError
     DeployAssistError SchemaError ModelError BundleError UntrustedTypeError RegistryError LogError EndpointError DemoError
-    ReportError ConfigError MissingExtraError""".split()
+    ReportError ConfigError MissingExtraError RetrainError AlertError""".split()
 planned = {"document"}  # verbs whose modules are still to come
 
 

@@ -94,7 +94,9 @@ def test_the_oldest_reports_go_and_the_newest_stays(tmp_path):
     assert len(run_due(s.next + timedelta(hours=4))) == 5
     left = sorted(p.name for p in (tmp_path / "reports").iterdir())
     newest = [f"m-{t:%Y%m%dT%H%M%S}Z" for t in (s.next + timedelta(hours=h) for h in (2, 3))]
-    assert left == [f"{at}.{ending}" for at in newest for ending in ("html", "json")]
+    assert left == ["index.html", *(f"{at}.{ending}" for at in newest for ending in ("html", "json"))]
+    listed = (tmp_path / "reports" / "index.html").read_text()
+    assert f"{newest[-1][:-1]}" in listed and f"m-{s.next:%Y%m%dT%H%M%S}" not in listed, "it lists what is still there"
 
 
 def test_a_database_away_says_so():
