@@ -1425,6 +1425,23 @@ def _layouts(db: _Database, model: str | None = None) -> list[dict]:
     found = db.run(f"SELECT layout FROM log_tables{where} ORDER BY created, name").column(0)
     return [json.loads(t) for t in found.to_pylist()]
 
+def _by_hour(
+    db: _Database, name: str, since: datetime | None, until: datetime | None
+) -> dict[int, list[int]]:  # hour since 1970 -> rows, labels, time of the latest label (microseconds since 1970)
+    "What a model's log holds hour by hour, counted by the database."
+    sqlite = db.dialect == "sqlite"
+    hour = "t.time / 3600000000" if sqlite else "floor(extract(epoch from t.time) / 3600)::bigint"
+    latest = "max(l.time)" if sqlite else "(extract(epoch from max(l.time)) * 1000000)::bigint"
+    out: dict[int, list[int]] = {}
+    for lay in _layouts(db, name):
+        got = db.run(f"SELECT {hour} AS hour, count(*), count(l.prediction_id), coalesce({latest}, 0) FROM {_q(lay['table'])} t "
+                     f"LEFT JOIN log_labels l ON l.prediction_id = t.prediction_id"
+                     f"{_where(db, since, until).replace('time ', 't.time ')} GROUP BY 1")
+        for h, n, labels, at in zip(*(got.column(i).to_pylist() for i in range(4))):
+            had = out.setdefault(int(h), [0, 0, 0])
+            had[0] += n; had[1] += labels; had[2] = max(had[2], at)
+    return out
+
 def count(
     self: PredictionLog,
     name: str,  # the model's name

@@ -8,7 +8,7 @@ __all__ = ['CODES', 'Cron', 'after', 'before', 'Schedule', 'schedule', 'list_sch
 
 # %% ../nbs/25_schedule.ipynb #sc4c57f6
 import calendar, hashlib, json, logging, os, re, shlex, shutil, signal, subprocess, sys, threading, time, uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -24,16 +24,14 @@ from .alerts import Target, Utc, clock, deliver, insert_new, missing_message, po
 from .alerts import verdict_message
 from .config import DEFAULTS, check_name, from_toml
 from .errors import ConfigError, DeployAssistError, LogError, need, one_line
-from .predictions import PredictionLog, moment
-from .report import write_index
+from .predictions import PredictionLog, _by_hour, moment
 
 # %% ../nbs/25_schedule.ipynb #sc2a305f
 _FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
 _NAMES = {"month": {n.upper(): i for i, n in enumerate(calendar.month_abbr) if n},
           "weekday": dict(SUN=0, MON=1, TUE=2, WED=3, THU=4, FRI=5, SAT=6)}
 _SHORT = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
-        "@monthly": "0 0 1 * *",
-          "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *"}
+          "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *"}
 
 def _field(name: str, text: str) -> frozenset[int]:
     "The values of one field. Raises `ValueError`."
@@ -156,7 +154,7 @@ def _engine(log: Any = None) -> sa.Engine:
     else:
         Path(target.where).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(sa.URL.create("sqlite", database=target.where + _BESIDE), poolclass=sa.NullPool,
-                connect_args={"timeout": 20})
+                                  connect_args={"timeout": 20})
         @sa.event.listens_for(engine, "connect")
         def _(connection, record):
             connection.isolation_level = None
@@ -261,8 +259,8 @@ def schedule(
             raise ConfigError(f"{what}: got {value!r}, expected a number above 0")
     if isinstance(command, str) or not all(isinstance(w, str) for w in command):
         raise ConfigError(f"command: got {command!r}, expected a list of words, such as ['python', 'mine.py', '{{since}}']")
-    if not isinstance(baseline,
-            str): raise ConfigError(f"baseline: got {type(baseline).__name__}, expected a text that can be stored")
+    if not isinstance(baseline, str):
+        raise ConfigError(f"baseline: got {type(baseline).__name__}, expected a text that can be stored")
     found = [read_target(t) for t in ([alerts] if isinstance(alerts, str) else alerts)]
     found = list({t.id: t for t in found}.values())
     digest = hashlib.sha256("\0".join([name, times.text, timezone, window or ""]).encode()).hexdigest()[:8]
@@ -270,13 +268,11 @@ def schedule(
     home = PredictionLog(getattr(log, "url", log)).home
     spec = dict(cron=cron, timezone=timezone, window=window, out=os.path.expanduser(out), catch_up=catch_up, on=on,
                 baseline=baseline, timeout_s=timeout_s, memory_mb=memory_mb, command=list(command), folder=os.getcwd(),
-                        home=str(home),
-                alerts=[t.given for t in found])
+                home=str(home), alerts=[t.given for t in found])
     engine = _engine(log)
     with engine.begin() as c:
-        others = [_from_row(r) for r in c.execute(sa.select(_schedules).where(_schedules.c.name == name,
-                _schedules.c.id != id))]
-        if any(o.place == Path(os.getcwd()) / spec["out"] for o in others): spec["out"] = str(Path(spec["out"]) / id)
+        others = c.execute(sa.select(_schedules).where(_schedules.c.name == name, _schedules.c.id != id)).fetchall()
+        if any(_from_row(o).place == Path(os.getcwd()) / spec["out"] for o in others): spec["out"] = str(Path(spec["out"]) / id)
         insert_new(c, _schedules, dict(id=id, name=name, spec="{}", created=datetime.now(UTC), look_s=0.0))
         c.execute(sa.update(_schedules).where(_schedules.c.id == id).values(spec=json.dumps(spec)))
         made = _from_row(c.execute(sa.select(_schedules).where(_schedules.c.id == id)).one())
@@ -304,7 +300,7 @@ def runs(name: str | None = None, *, log: Any = None, limit: int = 20) -> Any:  
 
 _SHOWN = dict(name="model", window_start="window_start", window_end="window_end", state="state", action="action",
               exit_code="exit_code", started="started", ended="ended", attempt="attempt", report="path", error="error",
-                      schedule="report")
+              schedule="report")
 
 def _plain(row: Any) -> dict: return {k: getattr(row, v) for k, v in _SHOWN.items()}
 
@@ -383,9 +379,8 @@ def _process(s: Schedule, words: list[str], folder: Path, env: dict, is_ours: Ca
     "Exit code, stdout and stderr."
     memory = str(int((s.memory_mb or 0) * 2**20))
     with open(folder / ".stdout", "w+b") as out, open(folder / ".stderr", "w+b") as err:
-        p = subprocess.Popen([sys.executable, "-I", "-S", "-c", _START, str(os.getpid()), memory, *words],
-                stdin=subprocess.DEVNULL,
-                             stdout=out, stderr=err, start_new_session=True, env=env,
+        p = subprocess.Popen([sys.executable, "-I", "-S", "-c", _START, str(os.getpid()), memory, *words], env=env,
+                             stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
                              cwd=s.folder if Path(s.folder).is_dir() else None)
         until = time.monotonic() + s.timeout_s
         try:
@@ -408,8 +403,8 @@ def _believe(s: Schedule, row: Any, code: int, out: str, err: str, folder: Path,
     if code not in (0, 10, 20): raise Broken(said or f"ended with {code}", 2 if code == 2 else 1)
     if row.report.endswith(":retrain"):
         try: answer = json.loads(out.strip().splitlines()[-1])
-        except (IndexError,
-                ValueError): raise Broken(f"the retrain ended with {code} and printed no JSON {said}".strip()) from None
+        except (IndexError, ValueError):
+            raise Broken(f"the retrain ended with {code} and printed no JSON {said}".strip()) from None
         return dict(action=str(answer.get("decision") or answer.get("action") or "done")[:40], exit_code=code, path=None,
                 verdict={})
     try:
@@ -465,8 +460,7 @@ def _slots(s: Schedule, last: datetime | None, now: datetime) -> list[datetime]:
 
 def _enter(c: sa.Connection, model: str, report: str, window: tuple[datetime, datetime], due: datetime, now: datetime) -> bool:
     return insert_new(c, _runs, dict(id=uuid.uuid4().hex, model=model, report=report, window_start=window[0],
-            window_end=window[1],
-                                     due=due, state="queued", attempt=0, not_before=now, opened=0))
+                                     window_end=window[1], due=due, state="queued", attempt=0, not_before=now, opened=0))
 
 def _enqueue(engine: sa.Engine, s: Schedule, now: datetime) -> None:
     "Enter what has become due."
@@ -485,7 +479,7 @@ def _claim(engine: sa.Engine, now: datetime, owner: str, ids: Sequence[str], onl
         if only: free = sa.and_(free, r.id == only)
         for row in c.execute(sa.select(_runs).where(free).order_by(r.due, r.report).limit(20)).fetchall():
             values = dict(state="running", owner=owner, lease_until=clock_now + _LEASE, attempt=r.attempt + 1, started=now,
-                    ended=None)
+                          ended=None)
             if c.execute(sa.update(_runs).where(r.id == row.id, free).values(**values)).rowcount:
                 return c.execute(sa.select(_runs).where(r.id == row.id)).one()
     return None
@@ -498,18 +492,18 @@ def _keeper(engine: sa.Engine, row: Any, owner: str, stop: threading.Event) -> C
         if time.monotonic() - state["at"] < _LEASE.total_seconds() / 4: return True
         try:
             with engine.begin() as c:
-                kept = c.execute(sa.update(_runs).where(_runs.c.id == row.id, _runs.c.owner == owner,
-                        _runs.c.state == "running")
-                                 .values(lease_until=clock(c) + _LEASE)).rowcount == 1
+                mine = sa.update(_runs).where(_runs.c.id == row.id, _runs.c.owner == owner, _runs.c.state == "running")
+                kept = c.execute(mine.values(lease_until=clock(c) + _LEASE)).rowcount == 1
         except sa.exc.SQLAlchemyError: return True  # the database is away: what comes of it is written down when it is back
         state["at"] = time.monotonic()
         return kept
     return is_ours
 
-def _execute(engine: sa.Engine, s: Schedule, row: Any, owner: str, now: datetime, url: str,
-        stop: threading.Event) -> dict | None:
+def _execute(
+    engine: sa.Engine, s: Schedule, row: Any, owner: str, now: datetime, url: str, stop: threading.Event
+) -> dict | None:
     "Run one, and write down what came of it; None when it was taken from us."
-    labels = _label_state(engine, s, row.window_start, row.window_end)
+    labels = _label_state(url, s.name, row.window_start, row.window_end)
     began = time.monotonic()
     try: found, verdict = _run(s, row, url, _keeper(engine, row, owner, stop)), {}
     except _Lost:
@@ -543,16 +537,15 @@ def _patiently(work: Callable, stop: threading.Event) -> Any:
 
 def _tell(c: sa.Connection, s: Schedule, done: Any, verdict: Mapping, now: datetime) -> None:
     "Alert when the newest window's verdict is another than what was said last; wire a retrain to it."
-    newer = c.execute(sa.select(_runs.c.id).where(_runs.c.report == s.id, _runs.c.state == "done",
-            _runs.c.due > done.due)).first()
-    if newer: return
+    newer = sa.select(_runs.c.id).where(_runs.c.report == s.id, _runs.c.state == "done", _runs.c.due > done.due)
+    if c.execute(newer).first(): return
     told = c.execute(sa.select(_schedules.c.told, _schedules.c.told_at).where(_schedules.c.id == s.id)).first()
     if told is None: return
     window = (done.window_start, done.window_end)
     if done.action != (told.told or "keep"):
         event = f"{s.id}:{done.window_start:%Y%m%dT%H%M%S}:{done.opened}:{done.action.replace(' ', '-')}"
-        post(c, s.id, verdict_message(event, s.name, done.action, told.told, told.told_at, window, verdict, done.path),
-                s.targets, now)
+        said = verdict_message(event, s.name, done.action, told.told, told.told_at, window, verdict, done.path)
+        post(c, s.id, said, s.targets, now)
     if done.action != told.told:
         c.execute(sa.update(_schedules).where(_schedules.c.id == s.id).values(told=done.action, told_at=now))
     if s.on == "retrain" and done.action == "retrain": _enter(c, s.name, f"{s.id}:retrain", window, done.due, now)
@@ -570,55 +563,33 @@ def _miss(engine: sa.Engine, s: Schedule, now: datetime) -> None:
         row = c.execute(sa.select(r.state, r.error).where(r.report == s.id, r.window_start == window[0])).first()
         last = c.execute(sa.select(r.window_end).where(r.report == s.id, r.state == "done").order_by(r.due.desc())).first()
         why = row and (row.error or (f"it is {row.state}" if row.state == "running" else None))
-        post(c, s.id, missing_message(f"{s.id}:{due:%Y%m%dT%H%M%S}:missing", s.name, due, window, last and last[0], why),
-                s.targets, now)
+        said = missing_message(f"{s.id}:{due:%Y%m%dT%H%M%S}:missing", s.name, due, window, last and last[0], why)
+        post(c, s.id, said, s.targets, now)
         c.execute(sa.update(_schedules).where(k.id == s.id).values(told="missing", told_at=now))
 
 # %% ../nbs/25_schedule.ipynb #sca46226
 _REOPEN = timedelta(days=92)
 
-def _label_state(engine: sa.Engine, s: Schedule, since: datetime, until: datetime) -> str | None:
-    "How many labels a window has, and the latest one's time."
-    if engine.dialect.name == "sqlite": return _label_state_of_file(engine.url.database.removesuffix(_BESIDE), s.name, since,
-            until)
-    try:
-        with engine.begin() as c:
-            found = c.execute(sa.text("SELECT name FROM log_tables WHERE model = :m"), dict(m=s.name)).scalars().all()
-            count, last = 0, ""
-            for table in found:
-                q = '"' + table.replace('"', '""') + '"'
-                n, newest = c.execute(sa.text(f"SELECT count(*), max(l.time) FROM {q} p JOIN log_labels l "
-                                              f"ON l.prediction_id = p.prediction_id WHERE p.time >= :a AND p.time < :b"),
-                                      dict(a=since, b=until)).one()
-                count, last = count + n, max(last, str(newest or ""))
-            return f"{count}:{last}"[:60]
-    except sa.exc.SQLAlchemyError: return None  # nothing was logged yet
+def _label_state(url: str, name: str, since: datetime, until: datetime) -> str | None:
+    "How many labels a window has, and the latest one's time; None: nothing was logged yet, or the log cannot be read now."
+    with PredictionLog(url) as log:
+        if log.target.dialect == "sqlite" and not Path(log.target.where).is_file(): return None
+        try:
+            with log._reading() as db: hours = _by_hour(db, name, since, until).values()
+        except LogError: return None
+    return f"{sum(labels for _, labels, _ in hours)}:{max((latest for *_, latest in hours), default=0)}"
 
-def _label_state_of_file(path: str, name: str, since: datetime, until: datetime) -> str | None:
-    "The same of a log in SQLite, through the log's own driver."
-    if not Path(path).is_file(): return None
-    with PredictionLog(f"sqlite:///{quote(path)}") as log, log._reading() as db:
-        known, count, last = name.replace("'", "''"), 0, ""
-        found = db.run(f"SELECT name FROM log_tables WHERE model = '{known}'").column(0).to_pylist()
-        for table in found:
-            q = '"' + table.replace('"', '""') + '"'
-            of = (f"FROM {q} p JOIN log_labels l ON l.prediction_id = p.prediction_id "
-                  f"WHERE p.time >= {round(since.timestamp() * 1e6)} AND p.time < {round(until.timestamp() * 1e6)}")
-            count, last = count + db.one(f"SELECT count(*) {of}"), max(last, str(db.one(f"SELECT max(l.time) {of}") or ""))
-    return f"{count}:{last}"[:60]
-
-def _reopen(engine: sa.Engine, s: Schedule, now: datetime) -> None:
+def _reopen(engine: sa.Engine, s: Schedule, url: str, now: datetime) -> None:
     "Queue the windows of the last quarter that got labels since they were reported on."
     with engine.begin() as c:
         row = c.execute(sa.select(_schedules.c.looked, _schedules.c.look_s).where(_schedules.c.id == s.id)).first()
         if row is None or (row.looked and now < row.looked + timedelta(seconds=100 * row.look_s) and now >= row.looked): return
-        done = c.execute(sa.select(_runs).where(_runs.c.report == s.id, _runs.c.state == "done",
-                _runs.c.window_end > now - _REOPEN)
-                         .order_by(_runs.c.due.desc()).limit(60)).fetchall()
+        late = sa.select(_runs).where(_runs.c.report == s.id, _runs.c.state == "done", _runs.c.window_end > now - _REOPEN)
+        done = c.execute(late.order_by(_runs.c.due.desc()).limit(60)).fetchall()
     began = time.monotonic()
     for run in done:
         if run.opened and run.ended + timedelta(hours=2 ** (run.opened - 1)) > now: continue
-        state = _label_state(engine, s, run.window_start, run.window_end)
+        state = _label_state(url, s.name, run.window_start, run.window_end)
         if state is None or state == run.labels: continue
         with engine.begin() as c:
             c.execute(sa.update(_runs).where(_runs.c.id == run.id, _runs.c.state == "done", _runs.c.opened == run.opened)
@@ -631,6 +602,11 @@ def _owner() -> str: return f"{os.uname().nodename[:50]}:{os.getpid()}:{uuid.uui
 
 def _url(log: Any) -> str: return PredictionLog(getattr(log, "url", log)).url
 
+def _deliver(engine: sa.Engine, of: Iterable[Schedule], now: datetime) -> None:
+    "Send what waits in the outbox, with the secrets of these schedules' targets."
+    given = {(s.id, t.id): t.given for s in of for t in s.targets}
+    deliver(engine, lambda schedule, target: given.get((schedule, target)), now)
+
 def run_due(now: datetime | None = None, *, log: Any = None, stop: threading.Event | None = None) -> list[dict]:
     "Run what is due, deliver alerts, keep the folders small; the runs, as in `runs`."
     now, stop = moment(now) or datetime.now(UTC), stop or threading.Event()
@@ -639,7 +615,7 @@ def run_due(now: datetime | None = None, *, log: Any = None, stop: threading.Eve
         with engine.begin() as c: known = {s.id: s for s in map(_from_row, c.execute(sa.select(_schedules)).fetchall())}
         for s in known.values():
             _enqueue(engine, s, now)
-            _reopen(engine, s, now)
+            _reopen(engine, s, url, now)
         ids = [i for s in known for i in (s, f"{s}:retrain")]
         while ids and not stop.is_set() and (row := _claim(engine, now, owner, ids)):
             found = _execute(engine, known[row.report.removesuffix(":retrain")], row, owner, now, url, stop)
@@ -647,8 +623,7 @@ def run_due(now: datetime | None = None, *, log: Any = None, stop: threading.Eve
         for s in known.values():
             _miss(engine, s, now)
             _tidy(s, now)
-        given = {(s.id, t.id): t.given for s in known.values() for t in s.targets}
-        deliver(engine, lambda schedule, target: given.get((schedule, target)), now)
+        _deliver(engine, known.values(), now)
     return done
 
 def run_window(name: str, window_start: datetime | str, *, log: Any = None) -> dict:
@@ -660,8 +635,8 @@ def run_window(name: str, window_start: datetime | str, *, log: Any = None) -> d
         due = s.times.after(t) if s.window is None else t + (now - moment(s.window, now))
         if s.times.before(due + timedelta(microseconds=1)) == due and s.slot(due)[0] == t: break
     else:
-        near = ", ".join(s.slot(d)[0].isoformat() for s in found for d in [s.times.before(now),
-                s.times.before(s.times.before(now))])
+        last_two = [(s, d) for s in found for d in (s.times.before(now), s.times.before(s.times.before(now)))]
+        near = ", ".join(s.slot(d)[0].isoformat() for s, d in last_two)
         raise ConfigError(f"window-start: got {t.isoformat()}, at which no window starts; expected for example {near}")
     with engine.begin() as c:
         _enter(c, s.name, s.id, s.slot(due), due, now)
@@ -671,8 +646,7 @@ def run_window(name: str, window_start: datetime | str, *, log: Any = None) -> d
     row = _claim(engine, now, owner := _owner(), [s.id], id)
     done = row and _execute(engine, s, row, owner, now, url, threading.Event())
     if not done: raise LogError(f"{name}: the window from {t.isoformat()} is being run by another scheduler")
-    given = {t.id: t.given for t in s.targets}
-    deliver(engine, lambda schedule, target: given.get(target) if schedule == s.id else None, now)
+    _deliver(engine, [s], now)
     return done
 
 _TICK_S = 15
@@ -706,8 +680,8 @@ def _tidy(s: Schedule, now: datetime) -> None:
     "Remove what is beyond the limits."
     limits, kept = _limits(s), {}
     for p in s.place.glob(f"{s.name}-*Z.*") if s.place.is_dir() else ():
-        if re.fullmatch(r"\d{8}T\d{6}(_\d{6})?Z", at := p.name[len(s.name) + 1:].split(".")[0]): kept.setdefault(at,
-                []).append(p)
+        at = p.name[len(s.name) + 1:].split(".")[0]
+        if re.fullmatch(r"\d{8}T\d{6}(_\d{6})?Z", at): kept.setdefault(at, []).append(p)
     def size(paths): return sum(p.stat().st_size for p in paths if p.exists())
     def drop(at):
         for p in sorted(kept.pop(at), key=lambda p: (p.suffix == ".json", p.suffix != ".ipynb")): p.unlink(missing_ok=True)
@@ -717,7 +691,9 @@ def _tidy(s: Schedule, now: datetime) -> None:
             is_old = datetime.strptime(at[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) < now - timedelta(days=limits["keep_days"])
             if len(kept) == 1 or not (is_old or len(kept) > limits["keep"] or total > limits["keep_mb"] * 2**20): break
             total -= size(kept[at]); drop(at)
-        if len(kept) < before: write_index(s.place)  # it lists no page that is gone
+        if len(kept) < before:  # the index lists no page that is gone
+            from deploy_assist.report import write_index  # and pandas with it, which those who only look need not
+            write_index(s.place)
 
 # %% ../nbs/25_schedule.ipynb #sc4a068e
 def _setting(s: Schedule, engine: sa.Engine) -> dict:
