@@ -29,7 +29,7 @@ from zoneinfo import ZoneInfo
 
 from . import __version__
 from .errors import DeployAssistError, one_line
-from .registry import home, tracking_uri
+from .registry import _shown, home, tracking_uri
 
 # %% ../nbs/292_doctor.ipynb #622d0317
 @dataclass(frozen=True)
@@ -221,8 +221,6 @@ def _look_at_ports() -> Iterator[Health]:
 
 # %% ../nbs/292_doctor.ipynb #fab2e115
 _patience_s = 3
-
-def _shown(url: str) -> str: return re.sub(r"//([^:/@]*):[^/]*@", r"//\1:***@", url)
 
 def _ask_file(what: str, url: str, file: Path, mend: str) -> Health:
     "An SQLite file: is it one, and can it be written?"

@@ -230,7 +230,7 @@ def _refuse_none(uri: str) -> None:
 
 def _shown(uri: str) -> str:
     "An address without its password."
-    return re.sub(r"//([^:/@]*):[^@/]*@", r"//\1:***@", uri)
+    return re.sub(r"//([^:/@]*):[^/]*@", r"//\1:***@", uri)
 
 def _away(uri: str, error: object) -> RegistryError:
     return RegistryError(
@@ -988,15 +988,23 @@ def record_refusal(
     uri: str | None = None,   # of the registry; default: `tracking_uri()`
 ) -> bool:                    # False: the record says so already
     "Write down that an endpoint did not take a version."
+    def is_told(events):
+        for e in reversed([e for e in events if e.alias == alias]):
+            if e.action != "refused": return False
+            if e.version == str(version): return True
+        return False
+    return _note(name, uri, is_told, reason, who, action="refused", alias=alias, version=str(version), previous=serving)
+
+def _note(
+    name: str, uri: str | None, is_told: Callable[[list[Event]], bool], reason: str, who: str | None, **facts
+) -> bool:  # False: it is told already
+    "Write down what moved no alias, at the end of what others may be writing."
     with _talk(uri) as (client, uri):
         run_id = _record_of(client, uri, _check_name(name), create=True)
-        facts = dict(action="refused", alias=alias, version=str(version), previous=serving, reason=_checked_reason(reason[:2000]),
-                     who=who or _who(uri))
+        facts |= dict(reason=_checked_reason(reason[:2000]), who=who or _who(uri))
         for _ in range(50):
             events = _finish(client, name, run_id)
-            for e in reversed([e for e in events if e.alias == alias]):
-                if e.action != "refused": break
-                if e.version == str(version): return False
+            if is_told(events): return False
             if event := _append(client, run_id, events, **facts):
                 _end(client, run_id, event, "done")
                 return True
@@ -1436,17 +1444,10 @@ def record_retrain(
     uri: str | None = None,   # of the registry; default: `tracking_uri()`
 ) -> bool:                    # False: the record says so already
     "Write down what became of a retrain."
-    with _talk(uri) as (client, uri):
-        run_id = _record_of(client, uri, _check_name(name), create=True)
-        told = dict(action="retrain", alias="challenger", version=version, previous=champion, facts=facts or {},
-                    reason=_checked_reason(reason[:2000]), checks_passed=checks_passed, who=who or _who(uri))
-        for _ in range(50):
-            events = _finish(client, name, run_id)
-            if version is None and events and (events[-1].action, events[-1].reason) == ("retrain", told["reason"]): return False
-            if event := _append(client, run_id, events, **told):
-                _end(client, run_id, event, "done")
-                return True
-        raise RegistryError(f"the history of {name!r} is being written by many at once: try again")
+    said = _checked_reason(reason[:2000])
+    def is_told(events): return version is None and bool(events) and (events[-1].action, events[-1].reason) == ("retrain", said)
+    return _note(name, uri, is_told, reason, who, action="retrain", alias="challenger", version=version, previous=champion,
+                 checks_passed=checks_passed, facts=facts or {})
 
 def retrains(
     name: str,                # a registered model
