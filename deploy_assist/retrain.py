@@ -33,8 +33,8 @@ from .profile import as_name
 from .quality import Outcome, outcome, wilson
 from .registry import current_version, promote, record_retrain, register, resolve, retrains, tracking_uri
 from .release import Release, load_release, scores_of, untrusted_types
-from .report import NOT_TRAFFIC, check_parameters, clock, interval, number, read_frame, run_notebook
-from .report import start_kernel, stem, stop_kernel, _css, _run_folder, _tidy, _write
+from .report import NOT_TRAFFIC, check_parameters, clock, interval, number, read_frame, run_folder, run_notebook
+from .report import signed, start_kernel, stem, stop_kernel, stylesheet, tidy, write_whole
 from .schema import Schema
 
 # %% ../nbs/28_retrain.ipynb #rtrn0005
@@ -129,9 +129,7 @@ class Difference:
     n: int         # held-out rows
     def __str__(self) -> str:
         said = f"{self.metric} {number(self.challenger)} against {number(self.champion)}"
-        return f"{said}: {_signed(self.value)} [{_signed(self.low)}, {_signed(self.high)}] on {self.n:,} held-out rows"
-
-def _signed(x: float) -> str: return ("+" if x > 0 else "") + number(x)
+        return f"{said}: {signed(self.value)} [{signed(self.low)}, {signed(self.high)}] on {self.n:,} held-out rows"
 
 def _placements(y: np.ndarray, s: np.ndarray) -> np.ndarray:
     "For each positive the share of negatives that score lower, for each negative that of positives above it; ties count half."
@@ -327,7 +325,7 @@ class Retraining:
 
     __repr__ = __str__
 
-    def _repr_html_(self) -> str: return f'<style>{_css()}{_IN_JUPYTER}</style><div class="da">{_body(self)}</div>'
+    def _repr_html_(self) -> str: return f'<style>{stylesheet()}{_IN_JUPYTER}</style><div class="da">{_body(self)}</div>'
 
 _CHECKS = "the checks pass"
 _IN_JUPYTER = ".da.da th,.da.da td{text-align:left}.da.da .n{text-align:right}"  # its own style sheet aligns cells to the right
@@ -352,7 +350,7 @@ def _bar(low: float, value: float, high: float, most: float, limit: float = 0.0)
     def x(v): return f"{width / 2 + max(-1, min(1, v / most)) * (width / 2 - 4):.1f}"
     ends = f'<path class="rl" fill="none" stroke="#4a6587" d="M{x(low)} 9H{x(high)}M{x(low)} 5V13M{x(high)} 5V13"/>'
     line = f'<path class="lim" stroke="#888" d="M{x(limit)} 0V{height}"/>'
-    said = f"{_signed(value)}, 95% from {_signed(low)} to {_signed(high)}"
+    said = f"{signed(value)}, 95% from {signed(low)} to {signed(high)}"
     return (f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{escape(said)}">'
             f'{line}{ends}<circle class="cb" fill="#c84b00" cx="{x(value)}" cy="9" r="3.2"/></svg>')
 
@@ -376,7 +374,7 @@ def _body(r: Retraining) -> str:
     drawn = Markup(_bar(d.low, d.value, d.high, max(abs(d.low), abs(d.high)) or 1)) if d else ""
     said, kind, sign = DECISIONS[r.decision]
     page = env.get_template("retrain.html.j2").render(
-        r=r, said=said, kind=kind, sign=sign, facts=facts, d=d, drawn=drawn, number=number, signed=_signed, command=_command(r),
+        r=r, said=said, kind=kind, sign=sign, facts=facts, d=d, drawn=drawn, number=number, signed=signed, command=_command(r),
         shown=[(s, Markup(_bar(s.low, s.value, s.high, most))) for s in shown])
     return re.sub(r"\s*\n\s*", "\n", page).strip()
 
@@ -395,7 +393,7 @@ def _page(r: Retraining) -> str:
             f'<title>{title}</title><meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark">'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-            f'<style>{_css()}</style></head><body class="da">\n{_body(r)}\n</body></html>\n')
+            f'<style>{stylesheet()}</style></head><body class="da">\n{_body(r)}\n</body></html>\n')
 
 # %% ../nbs/28_retrain.ipynb #rtrn0029
 _NEEDED = ("window", "out")
@@ -644,7 +642,7 @@ def _train(notebook: Path, given: Mapping, folder: Path, timeout_s: float) -> An
     finally: stop_kernel(km)
     nb.cells = [c for c in nb.cells if "remove-cell" not in (c.metadata.get("tags") or [])]
     for c in nb.cells: c.source = c.source.removesuffix(f"\n{_RUN_LINE}")
-    _tidy(nb, notebook)
+    tidy(nb, notebook)
     return nb
 
 def _left_behind(folder: Path, run: _Run) -> Release:
@@ -681,9 +679,9 @@ def _compare(run: _Run, challenger: Release, X: pd.DataFrame, y: pd.Series, held
     d = run.difference = difference(metric, a, b)
     run.slices = compare_slices(X, a, b)
     run.add("better than the champion", d.low > margin,
-            f"{_signed(d.value)} {metric}, 95% {_signed(d.low)} to {_signed(d.high)}; must lie above {number(margin)}")
+            f"{signed(d.value)} {metric}, 95% {signed(d.low)} to {signed(d.high)}; must lie above {number(margin)}")
     worse = [s for s in run.slices if s.is_worse]
-    told = "; ".join(f"{s.name}: {_signed(s.value)} on {s.n:,} rows" for s in worse[:3])
+    told = "; ".join(f"{s.name}: {signed(s.value)} on {s.n:,} rows" for s in worse[:3])
     run.add("no slice is worse", not worse, told or f"{len(run.slices)} slices compared")
 
 def _check(run: _Run, challenger: Release) -> None:
@@ -776,7 +774,7 @@ def _retrain(
         why = "; ".join(f"{c.name}: no, {c.evidence}" for c in run.conditions if not c.is_met)
         record_retrain(run.name, reason=f"not retrained: {why}", champion=run.version, facts=run.facts("rejected"))
         return _result(run, "rejected", reason=f"not retrained: {why}")
-    with _run_folder(out) as work:
+    with run_folder(out) as work:
         nb, challenger = None, None
         try:
             held_keys = content_keys(X[held])
@@ -852,9 +850,9 @@ def _filed(r: Retraining, nb: Any, out: Path) -> Retraining:
     try:
         if nb is not None:
             import nbformat
-            _write(paths["notebook"], nbformat.writes(nb).encode())
-        _write(paths["json"], json.dumps(r.to_dict(), ensure_ascii=False, indent=1, allow_nan=False).encode())
-        _write(paths["html"], _page(r).encode())
+            write_whole(paths["notebook"], nbformat.writes(nb).encode())
+        write_whole(paths["json"], json.dumps(r.to_dict(), ensure_ascii=False, indent=1, allow_nan=False).encode())
+        write_whole(paths["html"], _page(r).encode())
     except OSError as e:
         said = f"{out}: the decision could not be written ({e.strerror or e})"
         return replace(r, html=None, json=None, notebook=None, notes=(*r.notes, said))

@@ -344,6 +344,7 @@ def compare(
     metrics_at_release: Mapping[str, Any] | None = None,  # {'roc_auc': {'value', 'low', 'high', 'n'}}
     version_change: str | None = None,    # such as "2 to 3" when another version began to serve just before the window
     history: Iterable[Mapping] = (),      # earlier verdicts as dicts, newest last
+    counted: Profile | None = None,       # the inputs of all rows, on the baseline's grids, when `current` is a part of them
 ) -> Verdict:
     "Judge a window against a baseline. Values in, values out: no file, no clock, nothing is changed."
     if not isinstance(baseline, (pd.DataFrame, Profile)) or not isinstance(current, (pd.DataFrame, Profile)):
@@ -373,7 +374,8 @@ def compare(
     lim, per = limits_for(thresholds, roles.inputs)
     of = lambda k: per.get(k, lim)
     n_base = int(stored.rows) if stored is not None else len(b)
-    n_cur = len(c) if summed is None else int(summed.rows)
+    whole = summed if summed is not None else counted
+    n_cur = len(c) if whole is None else int(whole.rows)
     rows = dict(baseline=n_base, current=n_cur)
     notes: list[str] = []
     if n_cur == 0 or n_base < 10:
@@ -393,9 +395,10 @@ def compare(
     )
     cur = (
         profile(c[[k for k in roles.inputs if k in c]], like=base)
-        if summed is None
-        else replace(summed, columns={k: summed.columns[k] for k in roles.inputs if k in summed.columns})
+        if whole is None
+        else replace(whole, columns={k: whole.columns[k] for k in roles.inputs if k in whole.columns})
     )
+    if counted is not None: _same_grids(base, cur)
     if summed is not None: notes.append("judged from profiles: quality with labels and the season need the rows")
     match, w = base, None
     if stored is None and time and time in b and time in c:
