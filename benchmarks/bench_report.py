@@ -27,7 +27,7 @@ import pandas as pd
 from deploy_assist import PredictionLog, report
 from deploy_assist.predictions import Batch
 from deploy_assist.release import Release
-from deploy_assist.report import TEMPLATE
+from deploy_assist.report import TEMPLATE, WARM
 from deploy_assist.schema import Schema
 
 GOALS = []
@@ -54,8 +54,7 @@ def measured(folder: Path) -> Path:
     start = next(c for c in nb.cells if c.cell_type == "code" and "Monitor.read" in c.source)
     line = "from deploy_assist.report import Monitor\n"
     assert start.source.startswith(line)
-    start.source = (line + "from deploy_assist.report import _macros; _macros(); import sklearn.isotonic, time, pyarrow.feather\n"
-                    "began = time.process_time()\n" + start.source[len(line):])
+    start.source = f"{line}import time\n{WARM}\nbegan = time.process_time()\n" + start.source[len(line):]
     nb.cells[-1].source = 'print("CPU", time.process_time() - began)\n' + nb.cells[-1].source
     nbformat.write(nb, folder / "measured.ipynb")
     return folder / "measured.ipynb"

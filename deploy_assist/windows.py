@@ -168,12 +168,13 @@ def some_rows(
     name: str,                     # the model's name
     since: datetime | None,
     until: datetime | None,
-    most: int,                     # rows at hand, about; a shorter window is read as it is
+    most: int,                     # rows of a long window, about
+    long: int,                     # rows from which on a window is long
 ) -> tuple[Any, int]:              # as `PredictionLog.window`; one row in how many
     "All rows of a short window, a part of a long one."
     with log._reading() as db:
         n = sum(db.one(f"SELECT count(*) FROM {_q(lay['table'])}{_where(db, since, until)}") for lay in _layouts(db, name))
-        every = -(-n // most)
+        every = -(-n // most) if n > long else 1
         hours = sorted(_by_hour(db, name, since, until)) if every > 1 else []
     if every < 2: return log.window(name, since, until), 1
     out = log.window(name, since, until, every=every)
