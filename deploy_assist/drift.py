@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EPSILON', 'LIMITS', 'UNITS', 'SMALL_UNITS', 'PARTS', 'psi', 'js_distance', 'ks_statistic', 'wasserstein', 'chi2',
-           'bins_for', 'to_shares', 'two_proportions', 'beyond_p', 'holm', 'combine', 'Drift', 'compare_numbers',
-           'compare_names', 'Suspect', 'find_unit', 'find_stuck', 'suspects_numbers', 'suspects_names',
-           'joint_suspects']
+           'bins_for', 'to_shares', 'two_proportions', 'beyond_p', 'holm', 'combine', 'Drift', 'number_text',
+           'compare_numbers', 'compare_names', 'Suspect', 'find_unit', 'find_stuck', 'suspects_numbers',
+           'suspects_names', 'joint_suspects']
 
 # %% ../nbs/04_drift.ipynb #09818417
 from collections.abc import Iterable, Sequence
@@ -229,6 +229,15 @@ def _pool(a: np.ndarray, b: np.ndarray, least: float = 5.0) -> tuple[np.ndarray,
     return np.r_[a[~thin], a[thin].sum()], np.r_[b[~thin], b[thin].sum()]
 
 # %% ../nbs/04_drift.ipynb #1dbad526
+def number_text(
+    value: float | None,
+    digits: int = 4,  # significant ones
+) -> str:
+    "A number for a sentence: 41,500, not 4.15e+04."
+    if value is None or not np.isfinite(value): return "nothing"
+    text = f"{value:,.{digits}g}"
+    return f"{float(text.replace(',', '')):,.0f}" if "e+" in text and abs(value) < 1e15 else text
+
 def _bin_map(base: np.ndarray) -> np.ndarray:
     "(groups,) bin of each group: value by value up to 20, else deciles."
     held = base > 0
@@ -243,11 +252,11 @@ def _bin_map(base: np.ndarray) -> np.ndarray:
 
 def _labels(base: Numbers, at: np.ndarray) -> list[str]:
     g = base.grid
-    if g.low == g.high: return ["less", f"{g.low:g}", "more"]
+    if g.low == g.high: return ["less", number_text(g.low, 6), "more"]
     k = int(at.max()) + 1
     ends = [float(g.edge(g.starts[np.flatnonzero(at == i)[0]])) for i in range(k)] + [g.high]
     if base.whole: ends = [float(np.ceil(e)) for e in ends]
-    return [f"{a:.4g} to {b:.4g}" for a, b in zip(ends, ends[1:])]
+    return [f"{number_text(a)} to {number_text(b)}" for a, b in zip(ends, ends[1:])]
 
 def _centers(base: Numbers) -> np.ndarray:
     "(groups,) where each group lies, in the column's units."
@@ -658,7 +667,8 @@ def joint_suspects(
     ca, cb = Sa[ia, ka], Sb[ia, ka]
     va = base.s4[ia, ka] / n - (base.s2[ia, ka] / n) ** 2
     vb = cur.s4[ia, ka] / m - (cur.s2[ia, ka] / m) ** 2
-    z = (cb - ca) / np.sqrt(np.maximum(va / n + vb / m, 1e-12))
+    even = (n * va + m * vb) / (n + m) * (1 / n + 1 / m)  # of few rare rows, a window's own spread is often too small
+    z = (cb - ca) / np.sqrt(np.maximum(np.maximum(va / n + vb / m, even), 1e-12))
     ra, rb = ca / np.sqrt(Sa[ia, ia] * Sa[ka, ka]), cb / np.sqrt(np.maximum(Sb[ia, ia] * Sb[ka, ka], 1e-12))
     big = np.abs(rb - ra)
     w = int(np.argmax(np.where(big >= lim["correlation"], np.abs(z), 0)))

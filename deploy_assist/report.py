@@ -33,7 +33,7 @@ from .config import DEFAULTS, from_toml
 from .drift import Drift
 from .errors import ConfigError, RegistryError, ReportError, need, one_line
 from .predictions import PredictionLog, moment, window_names
-from .profile import as_name, as_numbers
+from .profile import as_name, as_numbers, check_column, kind_of
 from .quality import Z95, _failed, classes_of, codes, service_level, wilson
 from .release import Release, read_manifest, roles
 from .schema import Schema
@@ -468,7 +468,7 @@ def groups(
     out: dict[str, tuple[np.ndarray, list[str]]] = {}
     for c in columns:
         s = column_of(frame, c)
-        if s is None or not len(s): continue
+        if s is None or not len(s) or kind_of(s.iloc[:50]) == "other": continue
         is_number = pd.api.types.is_numeric_dtype(s.dtype) and not pd.api.types.is_bool_dtype(s.dtype)
         if s.iloc[:2000].nunique() <= (12 if is_number else most):
             at, seen = pd.factorize(s)
@@ -518,6 +518,7 @@ def column_weights(
     out = {}
     for c in inputs:
         s = column_of(frame, c)[rows]
+        if kind_of(s) == "other": continue  # lists and the like
         if pd.api.types.is_numeric_dtype(s.dtype) and not pd.api.types.is_bool_dtype(s.dtype):
             x = pd.Series(as_numbers(s)).rank().fillna(len(s) / 2).to_numpy()
             out[c] = float(np.mean((x - x.mean()) / x.std() * y)) ** 2 if x.std() else 0.0
@@ -604,7 +605,7 @@ def _changed(self: Monitor) -> str:
 def verdict_line(self: Monitor) -> Html:
     "The verdict, its cause, one next step, what changed."
     v, summary = self.verdict, self.verdict.summary
-    for f in v.findings[:1]: summary = summary.replace(f.message, _message(self, f))
+    for f in v.findings: summary = summary.replace(f.message, _message(self, f))
     return _section("verdict", name=self.name, action=v.action, summary=_capital(self, summary),
                     advice=_capital(self, _named(v.advice)), changed=_changed(self))
 
@@ -983,7 +984,8 @@ def findings(self: Monitor, most: int = 30) -> Html:
         notes.append(f"{len(rest)} more findings of less weight: {named}")
     if self.about.get("hidden"):
         notes.append(f"Hashed or not logged, so not compared: {', '.join(self.about['hidden'])}")
-    return _section("findings", found=found, looked=len(self.inputs), notes=notes)
+    looked = 0 if self.verdict.action == "cannot tell" else len(self.inputs)
+    return _section("findings", found=found, looked=looked, notes=notes)
 
 Monitor.findings = findings
 
@@ -1215,7 +1217,7 @@ def quality(self: Monitor) -> Html:
             (
                 "No label has come for this window, so quality was not measured."
                 if not n
-                else f"{n:,} labels have come, which is too few or too uniform to measure quality."
+                else f"{n:,} labels have come, which is too few, too new or too uniform to measure quality."
             )
             if self.roles.get("label")
             else "No column of labels was given."
@@ -1230,7 +1232,7 @@ def quality(self: Monitor) -> Html:
         )
         for k, m in after.items()
     ]
-    return _section("quality", rows=rows, n=n, total=len(self.current), maturity=_maturity(self), confusion=_confusion(self),
+    return _section("quality", rows=rows, n=q.get("labelled", n), total=len(self.current), maturity=_maturity(self), confusion=_confusion(self),
                     slices=_slices(self), reliable=_svg_ok(_calibrated(self)))
 
 
@@ -1242,6 +1244,9 @@ def _pairs(self: Monitor, frame: pd.DataFrame) -> tuple[pd.Series, pd.Series] | 
     y, p = column_of(frame, self.roles.get("label")), column_of(frame, self.roles.get("prediction"))
     if y is None or p is None: return None
     ok = y.notna() & p.notna()
+    until = (self.verdict.quality or {}).get("matured_until")
+    if frame is self.current and "waiting" in self.verdict.quality:  # labels that came before others of their time
+        ok &= column_of(frame, self.roles["time"]) < pd.Timestamp(until) if until else False
     return y[ok], p[ok]
 
 def _misses(self: Monitor, y: pd.Series, p: pd.Series) -> np.ndarray:
@@ -1391,12 +1396,13 @@ Monitor.to_dict = to_dict
 
 # %% ../nbs/24_report.ipynb #e1ab1315
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:
-    "The frame with what Arrow cannot hold turned into text: columns of mixed objects, periods, complex numbers."
+    "The frame with what Arrow cannot hold turned into text: columns of mixed objects, periods."
     import pyarrow as pa
     frame = frame.reset_index(drop=True).copy(deep=False)
     for i, c in enumerate(frame.columns):
         kind = frame.dtypes.iloc[i]
         if isinstance(kind, np.dtype) and kind.kind in "bifu": continue
+        check_column(frame.iloc[:, i])
         try: pa.Array.from_pandas(frame.iloc[:, i])
         except (pa.ArrowException, TypeError, ValueError):
             s = frame.iloc[:, i]
