@@ -1438,6 +1438,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'deploy_assist.profile._add_names': ('profile.html#_add_names', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._add_numbers': ('profile.html#_add_numbers', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._blend': ('profile.html#_blend', 'deploy_assist/profile.py'),
+                                       'deploy_assist.profile._check_real': ('profile.html#_check_real', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._check_text': ('profile.html#_check_text', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._features': ('profile.html#_features', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._groups': ('profile.html#_groups', 'deploy_assist/profile.py'),

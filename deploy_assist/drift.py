@@ -184,8 +184,9 @@ class Drift:
     bins: list = field(default_factory=list)    # labels of the bins
     reference: list = field(default_factory=list)  # (bins,) shares
     current: list = field(default_factory=list)
-    psi_net: float = 0.0            # PSI, and the distance over the spread, above what chance alone gives
+    psi_net: float = 0.0            # PSI, the distance over the spread, and KS, above what chance alone gives
     w1_net: float = 0.0
+    ks_net: float = 0.0
     @property
     def effect(self) -> float: return self.ks if self.ks is not None else self.tv
 
@@ -292,6 +293,7 @@ def compare_numbers(
     d.ks = float(np.abs(gap).max())
     N = n * m / (n + m)
     d.ks_p = float(stats.kstwobign.sf(np.sqrt(N) * d.ks))
+    d.ks_net = float(np.sqrt(max(0.0, d.ks**2 - .8687**2 / N)))  # the mean of Kolmogorov's distribution
     at_ = _centers(base)
     step = np.diff(at_)
     d.w1 = float(np.abs(gap[:-1]) @ step)
@@ -368,7 +370,7 @@ LIMITS = dict(
     range=0.005,         # rows outside the range seen in training
     stuck=0.10,          # rows that repeat one value
     unit=0.005,          # rows in another unit
-    ks=0.08,             # largest gap between the cumulative curves
+    ks=0.08,             # largest gap between the cumulative curves, beyond chance
     w1=0.08,             # mean distance that rows moved, in standard deviations, and
     psi=0.04,            # PSI beyond chance, numbers
     psi_category=0.025,  # and categories
@@ -512,7 +514,7 @@ def _missing(column: str, base: Numbers | Names, cur: Numbers | Names, lim: dict
 def _size(d: Drift, lim: dict) -> float:
     "A move must be visible in the shares and be more than a hair's breadth."
     if d.ks is None: return d.psi_net / lim["psi_category"]
-    return min(max(d.ks / lim["ks"], d.psi_net / lim["psi"]), d.w1_net / lim["w1"])
+    return min(max(d.ks_net / lim["ks"], d.psi_net / lim["psi"]), d.w1_net / lim["w1"])
 
 def suspects_numbers(
     column: str,
@@ -647,7 +649,10 @@ def joint_suspects(
     q, nu = len(at), n + m - 2
     t2 = float(N * d @ np.linalg.solve(R + .02 * np.eye(q), d))
     p = float(stats.f.sf(t2 * (nu - q + 1) / (nu * q), q, nu - q + 1)) if nu > q + 20 else 1.0
-    far = float(np.sqrt(max(0.0, d @ d - q / N)))
+    per: dict[str, float] = {}
+    for c, v in zip(cols, d): per[c] = per.get(c, 0.0) + float(v * v)
+    first, second = sorted(per.values(), reverse=True)[:2]
+    far = float(np.sqrt(max(0.0, d @ d - first + second - q / N)))  # one column that moved alone is judged by itself
     most = [cols[i] for i in np.argsort(-np.abs(d))]
     most = list(dict.fromkeys(most))
     out.append(

@@ -23,15 +23,18 @@ def _check_text(texts: Iterable[Any], column: Any) -> None:
     "Raise `SchemaError` for half a surrogate pair, which no file, database or page can hold."
     try: "".join(t for t in texts if isinstance(t, str)).encode()
     except UnicodeEncodeError as e:
-        raise SchemaError(f"column {column!a}: got text with {e.object[e.start]!a}, expected Unicode that can be stored: mend it "
-                          f"where it is read (open(..., errors='replace')), or by s.encode('utf-8', 'replace').decode()") from None
+        raise SchemaError(f"column {column!a}: got text with {e.object[e.start]!a}, expected Unicode that can be stored: mend "
+                          f"it where it is read (open(..., errors='replace')), or by s.encode('utf-8', 'replace').decode()") from None
 
-def check_column(values: pd.Series) -> None:
-    "Raise `SchemaError` for what can be neither compared nor stored: complex numbers, and text that is not Unicode."
+def _check_real(values: pd.Series) -> None:
     some = values.dropna().iloc[:2000] if values.dtype == object else ()
     if pd.api.types.is_complex_dtype(values.dtype) or any(isinstance(v, (complex, np.complexfloating)) for v in some):
         raise SchemaError(f"column {values.name!a}: got complex numbers, expected real ones: give the real and the imaginary "
                           f"part, or size and angle, as two columns")
+
+def check_column(values: pd.Series) -> None:
+    "Raise `SchemaError` for what can be neither compared nor stored: complex numbers, and text that is not Unicode."
+    _check_real(values)
     _check_text([values.name], values.name)
     if values.dtype == object: _check_text(values, values.name)
 
@@ -69,7 +72,7 @@ def as_numbers(
     if pd.api.types.is_datetime64_any_dtype(t): return _seconds(s)
     if pd.api.types.is_timedelta64_dtype(t): return s.dt.total_seconds().to_numpy(float)
     if isinstance(t, pd.CategoricalDtype): s = s.astype(object)
-    if pd.api.types.is_complex_dtype(t): check_column(s)
+    _check_real(s)
     if pd.api.types.is_numeric_dtype(s.dtype): return s.to_numpy(dtype=np.float64, na_value=np.nan)
     if s.map(lambda v: hasattr(v, "isoformat")).any(): return _seconds(pd.to_datetime(s, errors="coerce", utc=True))
     return pd.to_numeric(s.where(s.notna(), None), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
@@ -105,6 +108,7 @@ def name_counts(
 ) -> tuple[dict[str, float], float]:    # count per name, and how many are missing
     "How often each category name occurs; null and blank text are missing."
     s = _named(values if isinstance(values, pd.Series) else pd.Series(values))
+    _check_real(s)
     if weights is None:
         c = s.value_counts(dropna=True)
         pairs, n = zip(c.index, c.to_numpy(), strict=True), len(s)

@@ -1096,7 +1096,7 @@ def data_quality(self: Monitor) -> Html:
             if np.isfinite(x).any() and np.isfinite(y).any():
                 out = float(np.mean((y < np.nanmin(x)) | (y > np.nanmax(x))))
                 odd = percent(out) if out else ""
-        elif len(now) and len(b) and b.nunique() <= .5 * len(b):
+        elif len(now) and len(b) and kind_of(b) != "other" and b.nunique() <= .5 * len(b):
             out = float(hits(Finding("unseen", c, 0, 1, ""), b, now)[0].mean())
             new = percent(out) if out else ""
         if c in said or k > 0 or odd or new:
@@ -1136,7 +1136,8 @@ def _picture(self: Monitor, d: Drift) -> str:
     title = f"{d.column}: baseline and window"
     b, c = column_of(self.baseline, d.column), column_of(self.current, d.column)
     if d.kind == "category":
-        new = c.notna().sum() and float(hits(Finding("unseen", d.column, 0, 1, ""), b, c)[0].sum() / c.notna().sum())
+        known = kind_of(b) != "other" and c.notna().any()
+        new = known and float(hits(Finding("unseen", d.column, 0, 1, ""), b, c)[0].sum() / c.notna().sum())
         if not new: return bars(d.bins, d.reference, d.current, title)
         return bars(
             [*d.bins[:6], "(never seen)"], [*d.reference[:6], 0], [*(x * (1 - new) for x in d.current[:6]), new], title
@@ -1232,7 +1233,8 @@ def quality(self: Monitor) -> Html:
         )
         for k, m in after.items()
     ]
-    return _section("quality", rows=rows, n=q.get("labelled", n), total=len(self.current), maturity=_maturity(self), confusion=_confusion(self),
+    return _section("quality", rows=rows, n=q.get("labelled", n), total=len(self.current),
+                    maturity=_maturity(self), confusion=_confusion(self),
                     slices=_slices(self), reliable=_svg_ok(_calibrated(self)))
 
 

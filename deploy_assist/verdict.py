@@ -116,7 +116,7 @@ def limits_for(
 # %% ../nbs/06_verdict.ipynb #fa8f761a
 def _phase(t: pd.Series, how: str) -> np.ndarray:
     t = pd.to_datetime(t, utc=True, errors="coerce")
-    day, block = t.dt.dayofweek.to_numpy(float), t.dt.hour.to_numpy(float) // 4
+    day, block = t.dt.day_of_week.to_numpy(float), t.dt.hour.to_numpy(float) // 4
     out = dict(weekday=day, hour=block, both=day * 6 + block)[how]
     return np.where(np.isfinite(out), out, -1).astype(int)
 
