@@ -411,15 +411,16 @@ def matured(
 ) -> datetime | None:           # rows before this are matured; None: none are
     "Until when the labels have come, learnt from the shares of rows that are labelled."
     if not len(times) or not labelled.any(): return None
-    first, last = times.iloc[0], times.iloc[-1]
+    t = times.dt.tz_convert(None)
+    first, last = t.iloc[0], t.iloc[-1]
     days = max(1, math.ceil((last - first) / pd.Timedelta(days=30)))  # at most about 30 parts, from midnight to midnight
     edges = pd.date_range(first.floor("D"), last + pd.Timedelta(days=days), freq=f"{days}D")
-    at, k = np.searchsorted(edges.to_numpy(), times.to_numpy(), "right") - 1, len(edges) - 1
+    at, k = np.searchsorted(edges.to_numpy(), t.to_numpy(), "right") - 1, len(edges) - 1
     n, got = np.bincount(at, minlength=k), np.bincount(at, labelled, k)
     usual = max(usual or 0.0, np.quantile((got / np.maximum(n, 1))[n >= min(10, n.max())], .75))
     while k and (not n[k - 1] or wilson(got[k - 1], n[k - 1])[1] < .9 * usual): k -= 1
     if not k: return None
-    return edges[k].to_pydatetime()
+    return edges[k].tz_localize("UTC").to_pydatetime()
 
 # %% ../nbs/05_quality.ipynb #f39c0482
 def estimate(

@@ -192,7 +192,7 @@ def _settled(
     usual = None
     if stored is None and label in b and time in b: usual = b[label].notna().mean()
     elif stored is not None and label in stored.columns: usual = 1 - stored[label].missing_share
-    order = np.argsort(t.to_numpy(), kind="stable")[:t.notna().sum()]
+    order = np.argsort(t.dt.tz_convert(None).to_numpy(), kind="stable")[:t.notna().sum()]
     until = matured(t.iloc[order], came[order], usual if usual is not None and usual < 1 else None)  # 1: a training table
     new = came & (t.notna() if until is None else t >= until).to_numpy()
     if not new.any(): return c, 0, None
