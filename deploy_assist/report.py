@@ -34,7 +34,7 @@ from .config import DEFAULTS, from_toml
 from .drift import Drift
 from .errors import ConfigError, RegistryError, ReportError, need, one_line
 from .predictions import PredictionLog, moment, window_names
-from .profile import Profile, as_name, as_numbers
+from .profile import Profile, as_name, as_numbers, check_column, kind_of
 from .profile import from_dict as profile_from
 from .profile import to_dict as profile_dict
 from .quality import Z95, _failed, classes_of, codes, service_level, wilson
@@ -487,7 +487,7 @@ def groups(
     out: dict[str, tuple[np.ndarray, list[str]]] = {}
     for c in columns:
         s = column_of(frame, c)
-        if s is None or not len(s): continue
+        if s is None or not len(s) or kind_of(s.iloc[:50]) == "other": continue
         is_number = pd.api.types.is_numeric_dtype(s.dtype) and not pd.api.types.is_bool_dtype(s.dtype)
         if s.iloc[:2000].nunique() <= (12 if is_number else most):
             at, seen = pd.factorize(s)
@@ -537,6 +537,7 @@ def column_weights(
     out = {}
     for c in inputs:
         s = column_of(frame, c)[rows]
+        if kind_of(s) == "other": continue  # lists and the like
         if pd.api.types.is_numeric_dtype(s.dtype) and not pd.api.types.is_bool_dtype(s.dtype):
             x = pd.Series(as_numbers(s)).rank().fillna(len(s) / 2).to_numpy()
             out[c] = float(np.mean((x - x.mean()) / x.std() * y)) ** 2 if x.std() else 0.0
@@ -623,7 +624,7 @@ def _changed(self: Monitor) -> str:
 def verdict_line(self: Monitor) -> Html:
     "The verdict, its cause, one next step, what changed."
     v, summary = self.verdict, self.verdict.summary
-    for f in v.findings[:1]: summary = summary.replace(f.message, _message(self, f))
+    for f in v.findings: summary = summary.replace(f.message, _message(self, f))
     return _section("verdict", name=self.name, action=v.action, summary=_capital(self, summary),
                     advice=_capital(self, _named(v.advice)), changed=_changed(self))
 
@@ -1011,7 +1012,8 @@ def findings(self: Monitor, most: int = 30) -> Html:
         notes.append(f"{len(rest)} more findings of less weight: {named}")
     if self.about.get("hidden"):
         notes.append(f"Hashed or not logged, so not compared: {', '.join(self.about['hidden'])}")
-    return _section("findings", found=found, looked=len(self.inputs), notes=notes)
+    looked = 0 if self.verdict.action == "cannot tell" else len(self.inputs)
+    return _section("findings", found=found, looked=looked, notes=notes)
 
 Monitor.findings = findings
 
@@ -1123,7 +1125,7 @@ def data_quality(self: Monitor) -> Html:
             if np.isfinite(x).any() and np.isfinite(y).any():
                 out = float(np.mean((y < np.nanmin(x)) | (y > np.nanmax(x))))
                 odd = percent(out) if out else ""
-        elif len(now) and len(b) and b.nunique() <= .5 * len(b):
+        elif len(now) and len(b) and kind_of(b) != "other" and b.nunique() <= .5 * len(b):
             out = float(hits(Finding("unseen", c, 0, 1, ""), b, now)[0].mean())
             new = percent(out) if out else ""
         if c in said or k > 0 or odd or new:
@@ -1163,7 +1165,8 @@ def _picture(self: Monitor, d: Drift) -> str:
     title = f"{d.column}: baseline and window"
     b, c = column_of(self.baseline, d.column), column_of(self.current, d.column)
     if d.kind == "category":
-        new = c.notna().sum() and float(hits(Finding("unseen", d.column, 0, 1, ""), b, c)[0].sum() / c.notna().sum())
+        known = kind_of(b) != "other" and c.notna().any()
+        new = known and float(hits(Finding("unseen", d.column, 0, 1, ""), b, c)[0].sum() / c.notna().sum())
         if not new: return bars(d.bins, d.reference, d.current, title)
         return bars(
             [*d.bins[:6], "(never seen)"], [*d.reference[:6], 0], [*(x * (1 - new) for x in d.current[:6]), new], title
@@ -1244,7 +1247,7 @@ def quality(self: Monitor) -> Html:
             (
                 "No label has come for this window, so quality was not measured."
                 if not n
-                else f"{n:,} labels have come, which is too few or too uniform to measure quality."
+                else f"{n:,} labels have come, which is too few, too new or too uniform to measure quality."
             )
             if self.roles.get("label")
             else "No column of labels was given."
@@ -1259,7 +1262,8 @@ def quality(self: Monitor) -> Html:
         )
         for k, m in after.items()
     ]
-    return _section("quality", rows=rows, n=n, total=self.rows, maturity=_maturity(self), confusion=_confusion(self),
+    return _section("quality", rows=rows, n=q.get("labelled", n), total=self.rows,
+                    maturity=_maturity(self), confusion=_confusion(self),
                     slices=_slices(self), reliable=_svg_ok(_calibrated(self)))
 
 
@@ -1271,6 +1275,9 @@ def _pairs(self: Monitor, frame: pd.DataFrame) -> tuple[pd.Series, pd.Series] | 
     y, p = column_of(frame, self.roles.get("label")), column_of(frame, self.roles.get("prediction"))
     if y is None or p is None: return None
     ok = y.notna() & p.notna()
+    until = (self.verdict.quality or {}).get("matured_until")
+    if frame is self.current and "waiting" in self.verdict.quality:  # labels that came before others of their time
+        ok &= column_of(frame, self.roles["time"]) < pd.Timestamp(until) if until else False
     return y[ok], p[ok]
 
 def _misses(self: Monitor, y: pd.Series, p: pd.Series) -> np.ndarray:
@@ -1420,12 +1427,13 @@ Monitor.to_dict = to_dict
 
 # %% ../nbs/24_report.ipynb #e1ab1315
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:
-    "The frame with what Arrow cannot hold turned into text: columns of mixed objects, periods, complex numbers."
+    "The frame with what Arrow cannot hold turned into text: columns of mixed objects, periods."
     import pyarrow as pa
     frame = frame.reset_index(drop=True).copy(deep=False)
     for i, c in enumerate(frame.columns):
         kind = frame.dtypes.iloc[i]
         if isinstance(kind, np.dtype) and kind.kind in "bifu": continue
+        check_column(frame.iloc[:, i])
         try: pa.Array.from_pandas(frame.iloc[:, i])
         except (pa.ArrowException, TypeError, ValueError):
             s = frame.iloc[:, i]

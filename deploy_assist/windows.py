@@ -11,6 +11,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from glob import glob
@@ -115,6 +116,13 @@ def _keep(db: _Database, name: str, digest: str, hour: int, counted: list[int], 
     db.ingest(TABLE, data, f"DO UPDATE SET {told}")
 
 # %% ../nbs/136_windows.ipynb #win00013
+class _Open:
+    "A log whose connection is open: `PredictionLog.window` reads through it."
+    def __init__(self, db: _Database): self.db = db
+    @contextmanager
+    def _reading(self): yield self.db
+    def window(self, *span) -> Any: return PredictionLog.window(self, *span)
+
 def profile_of(
     log: PredictionLog,
     name: str,                            # the model's name
@@ -135,11 +143,11 @@ def profile_of(
         _make_table(db)
         counted = _by_hour(db, name, start, end)
         had = _stored(db, name, digest, min(counted, default=0), max(counted, default=-1) + 1)
-        parts = [_hour(log, db, name, digest, h, counted[h], had.get(h), (start, end, now), baseline, seen)
-                 for h in sorted(counted)]
-    return merge(parts) if parts else profile_rows(seen(log.window(name, end or now, end or now)), baseline)
+        log = _Open(db)
+        parts = [_hour(log, name, digest, h, counted[h], had.get(h), (start, end, now), baseline, seen) for h in sorted(counted)]
+        return merge(parts) if parts else profile_rows(seen(log.window(name, end or now, end or now)), baseline)
 
-def _hour(log, db, name, digest, hour, counted, had, span, baseline, seen) -> Profile:
+def _hour(log, name, digest, hour, counted, had, span, baseline, seen) -> Profile:
     "One hour: as stored, when that is still true; else read, and stored when the hour is whole and over."
     start, end, now = span
     a, b = datetime.fromtimestamp(hour * _HOUR, UTC), datetime.fromtimestamp((hour + 1) * _HOUR, UTC)
@@ -147,7 +155,7 @@ def _hour(log, db, name, digest, hour, counted, had, span, baseline, seen) -> Pr
     if whole and had and had[0] == counted: return _unpacked(had[1], baseline)
     p = profile_rows(seen(log.window(name, max(a, start or a), min(b, end or b))), baseline)
     p = replace(p, since=a.timestamp(), until=b.timestamp())
-    if whole: _keep(db, name, digest, hour, counted, p)
+    if whole: _keep(log.db, name, digest, hour, counted, p)
     return p
 
 def drop_profiles(
