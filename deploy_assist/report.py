@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from html import escape
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -611,11 +612,12 @@ def _capital(self: Monitor, text: str) -> str:
 def _changed(self: Monitor) -> str:
     "What changed since the last report, as a sentence."
     if not self.last: return "This is the first report on this model here."
-    key = lambda f: (f["cause"], f["column"] or "")
-    old, new = {key(f) for f in self.last.get("findings", [])}, {key(f.to_dict()) for f in self.verdict.findings}
-    word = lambda k: f"{k[1]} {_WORDS[k[0]]}".strip()
-    said = [f"new: {', '.join(sorted(map(word, new - old))[:4])}"] if new - old else []
-    if old - new: said.append(f"gone: {', '.join(sorted(map(word, old - new))[:4])}")
+    def word(f): return f"{f['column'] or ''} {_WORDS.get(f['cause'], f['cause'])}".strip()
+    def named(found): return list(dict.fromkeys(map(word, found)))
+    def listed(words): return ", ".join(words[:4]) + (f" and {len(words) - 4} more" if len(words) > 4 else "")
+    old, new = named(self.last.get("findings", [])), named(f.to_dict() for f in self.verdict.findings)  # worst first
+    parts = dict(new=[w for w in new if w not in old], gone=[w for w in old if w not in new])
+    said = [f"{k}: {listed(words)}" for k, words in parts.items() if words]
     same = "the findings are the same" if new else "there is no finding, as before"
     when = clock(self.last.get("report", {}).get("until"), self.zone)
     return f"The report up to {when} said {self.last.get('action')}; {'; '.join(said) if said else same}."
@@ -643,39 +645,41 @@ def _labelled(self: Monitor) -> int:
     return 0 if found is None else self.whole(found.notna().sum())
 
 def trust(self: Monitor) -> Html:
-    "What the verdict rests on: window, version, rows, labels, age, baseline."
-    a, n, usual = self.about, self.rows, _usual_rows(self)
-    facts = []
-    if self.since and self.until:
-        facts.append(
-            (
-                "Window",
-                f"{clock(self.since, self.zone)} to {clock(self.until, self.zone)}",
-                f"{self.zone}, {span((self.until - self.since).total_seconds())}",
-            )
-        )
-    else: facts.append(("Window", "a frame without times", ""))
+    "What the verdict rests on, in eight facts: window, time zone, model and data version, rows, labels, age, baseline."
+    a = self.about
+    long = self.since and self.until and (self.until - self.since).total_seconds()
+    window = f"{clock(self.since, self.zone)} to {clock(self.until, self.zone)}" if long else "a frame without times"
+    matched = next((n for n in self.verdict.notes if n.startswith("the baseline was matched")), "")
+    return _section("trust", facts=[
+        ("Window", window, span(long) if long else ""),
+        ("Time zone", self.zone, "of all times on this page"),
+        ("Model version", a.get("version") or "not known", _served(self) or "no version in the window"),
+        ("Data version", a.get("schema") or "not known", "hash of the schema" if a.get("schema") else "no schema was given"),
+        _rows_fact(self),
+        _labels_fact(self),
+        _age_fact(self),
+        ("Baseline", f"{len(self.baseline):,} rows", "; ".join(filter(None, [a.get("baseline") or "a frame", matched]))),
+    ])
+
+def _rows_fact(self: Monitor) -> tuple[str, str, str]:
+    usual = _usual_rows(self)
     some = f"; all counted, {len(self.current):,} looked at for quality and details" if self.counted is not None else ""
-    facts.append(("Rows", f"{n:,}", (f"usual: {usual:,.0f}" if usual else "no earlier report to compare with") + some))
-    if a.get("version"): facts.append(("Model version", f"{a['version']}", _served(self)))
-    if a.get("schema"): facts.append(("Data version", a["schema"], "hash of the schema"))
-    k = _labelled(self)
+    return "Rows", f"{self.rows:,}", (f"usual: {usual:,.0f}" if usual else "no earlier report to compare with") + some
+
+def _labels_fact(self: Monitor) -> tuple[str, str, str]:
+    k, n = _labelled(self), self.rows
     if not k: said = "none so far" if self.roles.get("label") else "no column of labels"
     else: said = f"{percent(k / n)} have come{_maturity(self)}"
-    facts.append(("Labels", f"{k:,} of {n:,} rows", said))
-    t = column_of(self.current, self.roles.get("time"))
-    if t is not None and t.notna().any() and self.until:
-        last = pd.to_datetime(t, utc=True).max().floor("us").to_pydatetime()
-        facts.append(
-            (
-                "Last row",
-                clock(last, self.zone),
-                f"{span(max(0, int((self.until - last).total_seconds())))} before the window's end",
-            )
-        )
-    facts.append(("Baseline", f"{len(self.baseline):,} rows", a.get("baseline") or "a frame"))
-    facts.append(("Report made", clock(a.get("created"), self.zone), f"deploy_assist {a.get('library', '')}"))
-    return _section("trust", facts=facts)
+    return "Labels", f"{k:,} of {n:,} rows", said
+
+def _age_fact(self: Monitor) -> tuple[str, str, str]:
+    "How old the newest row was when the report was made."
+    made, t = moment(self.about.get("created")), column_of(self.current, self.roles.get("time"))
+    said = f"report made {clock(made, self.zone)}, deploy_assist {self.about.get('library', '')}".rstrip() if made else ""
+    if t is None or not t.notna().any(): return "Age", "not known", said
+    last = pd.to_datetime(t, utc=True).max().floor("us").to_pydatetime()
+    old = span(max(0, int(((made or self.until or last) - last).total_seconds())))
+    return "Age", old, "; ".join(filter(None, [f"newest row {clock(last, self.zone)}", said]))
 
 def _maturity(self: Monitor) -> str:
     "Are labels still on their way? The share that has come, of the older and of the newer half of the window."
@@ -992,6 +996,11 @@ def _effect(self: Monitor, f: Finding) -> str:
         return f"rank correlation {number(f.data['before'])} to {number(f.data['after'])}"
     return number(f.effect)
 
+def _local(self: Monitor, note: str) -> str:
+    "A note of the verdict, which knows no time zone, with its times in ours."
+    def at(m): return clock(datetime.strptime(m[1], "%d %b %Y %H:%M").replace(tzinfo=UTC), self.zone)
+    return re.sub(r"(\d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d) UTC", at, note)
+
 def findings(self: Monitor, most: int = 30) -> Html:
     "What changed beyond chance and tolerance, worst first."
     found = [
@@ -1005,7 +1014,7 @@ def findings(self: Monitor, most: int = 30) -> Html:
         )
         for f in self.verdict.findings[:most]
     ]
-    notes = [_capital(self, n) for n in self.verdict.notes]
+    notes = [_capital(self, _local(self, n)) for n in self.verdict.notes]
     if len(self.verdict.findings) > most:
         rest = self.verdict.findings[most:]
         named = ", ".join(f"{f.column or ''} {_WORDS[f.cause]}".strip() for f in rest)
@@ -1262,7 +1271,7 @@ def quality(self: Monitor) -> Html:
         )
         for k, m in after.items()
     ]
-    return _section("quality", rows=rows, n=q.get("labelled", n), total=self.rows,
+    return _section("quality", rows=rows, n=q.get("labelled", n), total=len(self.current),
                     maturity=_maturity(self), confusion=_confusion(self),
                     slices=_slices(self), reliable=_svg_ok(_calibrated(self)))
 
@@ -1397,8 +1406,13 @@ def appendix(self: Monitor) -> Html:
         ("Python", sys.version.split()[0]),
         ("numpy", np.__version__),
         ("pandas", pd.__version__),
+        *((name, version(name)) for name in ("scipy", "scikit-learn")),
+        *((k, a[part]) for k, part in (("model", "version"), ("schema", "schema")) if a.get(part)),
     ]
-    return _section("appendix", limits=[(k, number(x)) for k, x in v.limits.items()], versions=versions,
+    own = {c: d for c, d in (a.get("thresholds") or {}).items() if isinstance(d, Mapping)}
+    own = own.pop("columns", {}) | own
+    limits = [*v.limits.items(), *((f"{k} of {c}", x) for c, d in own.items() for k, x in d.items())]
+    return _section("appendix", limits=[(k, number(x)) for k, x in limits], versions=versions,
                     json=json.dumps(_thin(shown), ensure_ascii=False, indent=1, allow_nan=False))
 
 def _thin(v: Any) -> Any:
@@ -1519,7 +1533,9 @@ def style() -> Html:
     return Html(f"<style>{stylesheet()}</style>")
 
 @lru_cache(1)
-def stylesheet() -> str: return (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+def stylesheet() -> str:
+    "The look; each rule names our class twice, so that it outweighs what JupyterLab says of tables and headings."
+    return (_TEMPLATES / "report.css").read_text(encoding="utf-8").replace(".da", ".da.da")
 
 Monitor.done, Monitor.style = done, staticmethod(style)
 
@@ -1532,7 +1548,13 @@ def check_parameters(
 ) -> dict[str, Any]:
     "The parameters, each known to the template and of its type; or `ConfigError`."
     pm = need("papermill", "notebook", "reports")
-    known = pm.inspect_notebook(str(template))
+    nb, called = _read_notebook(Path(template)), f"template {Path(template).name}"
+    if nb is None: raise ConfigError(f"{called}: cannot be read as a notebook")
+    if not nb.metadata.get("kernelspec", {}).get("name"):
+        raise ConfigError(f"{called}: got a notebook that does not say its kernel, expected Python's (metadata.kernelspec): "
+                          f"open it in JupyterLab, choose a kernel and save it")
+    try: known = pm.inspect_notebook(str(template))
+    except Exception as e: raise ConfigError(f"{called}: its parameters cannot be read ({one_line(e)[:200]})") from None
     for name, value in given.items():
         if name not in known:
             raise ConfigError(
@@ -2058,6 +2080,7 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
         schema=schema.hash,
         metrics=bundle["metrics"],
         slo=bundle["settings"].get("slo"),
+        timezone=bundle["settings"].get("reports", {}).get("timezone"),
         thresholds=bundle["settings"].get("monitoring"),
         hidden=hidden,
         since=since.isoformat(),
@@ -2125,7 +2148,7 @@ def report(
     time: str | None = None,
     out: str | Path = "reports",  # where the files go
     log: Any = None,  # a PredictionLog or its URL; default as everywhere
-    timezone: str = "UTC",  # in which times are shown
+    timezone: str | None = None,  # in which times are shown; default: `[reports] timezone` of the model's deploy.toml, else UTC
     thresholds: Mapping | None = None,  # {"ks": .1, "age": {"missing": .2}}
     template: str | Path | None = None,  # a notebook of your own instead of monitoring.ipynb
     parameters: Mapping | None = None,  # for the template, checked against its own
@@ -2137,10 +2160,7 @@ def report(
     Raises `ReportError` when the notebook did not run to its end; what it got to is kept beside as `.failed.ipynb`."""
     began_at, out = datetime.now(UTC).timestamp(), Path(out)
     now = now or datetime.now(UTC)
-    try:
-        ZoneInfo(timezone)
-    except (KeyError, ValueError, OSError):
-        raise ConfigError(f"timezone: got {timezone!r}, expected a name such as 'Europe/Berlin'") from None
+    if timezone is not None: _check_zone(timezone)
     template = Path(template) if template is not None else TEMPLATE
     if not template.is_file(): raise ConfigError(f"template: there is no notebook {template}")
     if isinstance(source, (tuple, list)) and len(source) == 2: baseline, current = source; source = None
@@ -2168,16 +2188,22 @@ def report(
         finally: stop_kernel(km)
 
 # %% ../nbs/24_report.ipynb #d45a7adf
-def _with_about(m: Monitor, out: Path, now: datetime, timezone: str, thresholds: Mapping | None) -> Monitor:
+def _check_zone(name: str) -> None:
+    try: ZoneInfo(name)
+    except (KeyError, ValueError, OSError, TypeError):
+        raise ConfigError(f"timezone: got {name!r}, expected a name such as 'Europe/Berlin'") from None
+
+def _with_about(m: Monitor, out: Path, now: datetime, timezone: str | None, thresholds: Mapping | None) -> Monitor:
     from deploy_assist import __version__
 
     limits_for(
         {**(m.about.get("thresholds") or {}), **(thresholds or {})}
     )  # a wrong name is found before a notebook runs
-    start = m.since or now
+    start, zone = m.since or now, timezone or m.about.get("timezone") or "UTC"
+    _check_zone(zone)
     about = m.about | dict(
         created=now.isoformat(),
-        timezone=timezone,
+        timezone=zone,
         library=__version__,
         thresholds={**(m.about.get("thresholds") or {}), **(thresholds or {})},
     )

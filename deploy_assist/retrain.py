@@ -308,10 +308,9 @@ class Retraining:
 
     __repr__ = __str__
 
-    def _repr_html_(self) -> str: return f'<style>{stylesheet()}{_IN_JUPYTER}</style><div class="da">{_body(self)}</div>'
+    def _repr_html_(self) -> str: return f'<style>{stylesheet()}</style><div class="da">{_body(self)}</div>'
 
 _CHECKS = "the checks pass"
-_IN_JUPYTER = ".da.da th,.da.da td{text-align:left}.da.da .n{text-align:right}"  # its own style sheet aligns cells to the right
 
 def _headline(r: Retraining) -> str:
     why = f": {r.reason}" if r.decision == "failed" or r.difference is None and r.reason else ""

@@ -338,7 +338,7 @@ def _words(s: Schedule, row: Any, folder: Path) -> list[str]:
         told = {"{name}": s.name, "{since}": since, "{until}": until, "{out}": str(folder)}
         return [re.sub(r"\{(name|since|until|out)\}", lambda m: told[m[0]], w) for w in s.command]
     return [*here, "report", s.name, "--since", since, "--until", until, "--baseline", s.baseline, "--out", str(s.place),
-            "--json"]
+            *(["--timezone", s.timezone] if s.timezone != "UTC" else []), "--json"]
 
 def _environment(s: Schedule, url: str) -> dict:
     "The run finds what the person's session found: home, log and registry."
