@@ -1542,6 +1542,11 @@ Monitor.done, Monitor.style = done, staticmethod(style)
 # %% ../nbs/24_report.ipynb #a28461a0
 _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
 
+def _read_notebook(path: Path) -> Any:
+    import nbformat
+    try: return nbformat.read(path, 4)
+    except (OSError, ValueError): return None
+
 def check_parameters(
     template: str | Path,           # a notebook
     given: Mapping[str, Any],
@@ -1656,11 +1661,6 @@ def run_notebook(
     if "error" in result: raise _explained(result["error"], nb, folder / "kernel.log") from None
     _believe(nb, parameters["run"])
     return nb
-
-def _read_notebook(path: Path) -> Any:
-    import nbformat
-    try: return nbformat.read(path, 4)
-    except (OSError, ValueError): return None
 
 def _where(nb: Any) -> str:
     "The cell at which a run ended: its number and the heading above it."
