@@ -468,8 +468,10 @@ def compare(
         b, c, prediction, score, label, task, w, lim, metrics_at_release, stored, summed
     )
     judged = _judge(out_found, ALPHA["outputs"])
-    found += _attribute(judged, found, label, labelled, drifts, outs, lim)
     worse = _judge(qfound, ALPHA["quality"])
+    told = _attribute(judged, found, label, labelled, drifts, outs, lim)
+    if _holds(qfound, labelled, lim): told = [x for x in told if x[0].cause != "model" or "drift" not in x[0].data]
+    found += told
     found += worse[:1]
     if waiting:
         quality |= dict(waiting=waiting, matured_until=settled and settled.isoformat())
@@ -658,6 +660,13 @@ def _attribute(judged, found, label, labelled, drifts, outs, lim) -> list[tuple[
         out = [x for x in out if x[0].cause != "model" or x[0].data.get("part") == "label"]
     best = sorted(labels, key=lambda x: (x[0].data["part"] != "label", -x[0].effect))[:1]
     return best + [x for x in out if x[0].cause != "labels"][:1]
+
+def _holds(qfound: list[Suspect], labelled: int, lim: dict) -> bool:
+    "Do enough labels show that no loss can be beyond the tolerance? Then a score that moved is no worse model."
+    def borne(x):
+        is_share = x.metric in ("accuracy", "roc_auc")
+        return x.high <= (lim["tolerance"] if is_share else lim["tolerance_relative"] * x.before)
+    return bool(qfound) and labelled >= lim["min_labels"] and all(borne(s.data["loss"]) for s in qfound)
 
 def _order(k: str) -> tuple:
     try: return 0, float(k), k

@@ -121,3 +121,15 @@ def test_columns_of_lists_are_watched_for_gaps_alone():
     m = Monitor("m", base, base.assign(k=[None, [7]] * 100), dict(prediction="p"))
     assert [(f.cause, f.column) for f in m.verdict.findings] == [("missing", "k")]
     assert "k" in str(m.data_quality()) and "many" in str(m.inputs_section()) and "k" in str(m.findings())
+
+
+def test_a_score_that_moved_is_no_worse_model_where_labels_show_that_quality_holds():
+    rng = np.random.default_rng(20)
+    def scored(n, squeeze=1.0):
+        y = rng.integers(0, 2, n)
+        return pd.DataFrame(dict(x=rng.normal(size=n), y=y, s=3 + squeeze * (y + rng.normal(0, .3, n))))
+    ask = dict(score="s", label="y")
+    v = compare(scored(5000), scored(20_000, .8), **ask)
+    assert v.action == "keep" and next(d.ks for d in v.outputs if d.column == "s") > .1
+    v = compare(scored(5000), scored(20_000, .8).assign(y=None), **ask)
+    assert [f.cause for f in v.findings] == ["labels"]  # without labels it has to be looked at
