@@ -735,7 +735,7 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
             name="enough labels",
             met=labelled >= lim["min_labels"],
             evidence=f"{labelled:,} labelled rows, {lim['min_labels']:g} needed"
-            + (f"; {waiting:,} newer ones wait until others of their time are labelled" if waiting else ""),
+            + (f"; {waiting:,} newer ones wait until more rows of their time are labelled" if waiting else ""),
         ),
         dict(
             name="the feed is clean",
@@ -766,8 +766,8 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
     if not findings and waiting and labelled < lim["min_labels"]:
         return (
             "cannot tell",
-            f"no input moved, and the labels are immature: {labelled:,} can be judged by, {lim['min_labels']:g} are needed, "
-            f"{waiting:,} came before others of their time",
+            f"no input moved, but the labels are immature: {labelled:,} of {labelled + waiting:,} count so far, "
+            f"{lim['min_labels']:g} are needed",
             "wait for more labels",
             conditions,
         )
