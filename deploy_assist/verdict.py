@@ -710,6 +710,8 @@ def _ordered(
         )
     return tuple(out)
 
+_UNMET = {"quality fell beyond the tolerance": "the loss may still be within the tolerance"}
+
 def _decide(findings, n, labelled, waiting, worse, lim, version_change, history, label):
     "One of five words, with the reason, the next step and the conditions of a retrain."
     moved = {f.column for f in findings if f.cause == "population"}
@@ -724,8 +726,9 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
     conditions = (
         dict(
             name="quality fell beyond the tolerance",
-            met=loss is not None,
-            evidence=f"{loss.metric} lost {number_text(loss.loss, 3)} ({number_text(loss.low, 3)} to {number_text(loss.high, 3)})"
+            met=loss is not None and loss.low > loss.loss / loss.size,
+            evidence=f"{loss.metric} lost {number_text(loss.loss, 3)} ({number_text(loss.low, 3)} to {number_text(loss.high, 3)}), "
+            f"{number_text(loss.loss / loss.size, 3)} is borne"
             if loss
             else "no loss with evidence"
             if labelled
@@ -786,7 +789,7 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
         return (
             "watch",
             lost,
-            "; ".join(f"wait: {k['name']} ({k['evidence']})" for k in conditions if not k["met"]),
+            "; ".join(f"wait: {_UNMET.get(k['name'], k['name'])} ({k['evidence']})" for k in conditions if not k["met"]),
             conditions,
         )
     if findings[0].cause == "service":

@@ -133,3 +133,12 @@ def test_a_score_that_moved_is_no_worse_model_where_labels_show_that_quality_hol
     assert v.action == "keep" and next(d.ks for d in v.outputs if d.column == "s") > .1
     v = compare(scored(5000), scored(20_000, .8).assign(y=None), **ask)
     assert [f.cause for f in v.findings] == ["labels"]  # without labels it has to be looked at
+
+
+def test_a_retrain_needs_a_loss_whose_whole_interval_is_beyond_the_tolerance():
+    rng = np.random.default_rng(21)
+    base = answers(rng, 5000)
+    small, sure = (compare(base, answers(rng, n, .85), **ASK) for n in (600, 20_000))
+    assert [f.cause for f in small.findings] == ["model"] == [f.cause for f in sure.findings]
+    assert (small.action, sure.action) == ("watch", "retrain")
+    assert small.conditions[0]["met"] is False and "0.02 is borne" in small.conditions[0]["evidence"]
