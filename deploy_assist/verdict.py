@@ -727,8 +727,8 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
         dict(
             name="quality fell beyond the tolerance",
             met=loss is not None and loss.low > loss.loss / loss.size,
-            evidence=f"{loss.metric} lost {number_text(loss.loss, 3)} ({number_text(loss.low, 3)} to {number_text(loss.high, 3)}), "
-            f"{number_text(loss.loss / loss.size, 3)} is borne"
+            evidence=f"{loss.metric} lost {number_text(loss.loss, 3)} ({number_text(loss.low, 3)} to "
+            f"{number_text(loss.high, 3)}), {number_text(loss.loss / loss.size, 3)} is borne"
             if loss
             else "no loss with evidence"
             if labelled
