@@ -1154,6 +1154,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'deploy_assist.predictions._alone': ('predictions.html#_alone', 'deploy_assist/predictions.py'),
                                            'deploy_assist.predictions._append_bytes': ( 'predictions.html#_append_bytes',
                                                                                         'deploy_assist/predictions.py'),
+                                           'deploy_assist.predictions._arrived': ( 'predictions.html#_arrived',
+                                                                                   'deploy_assist/predictions.py'),
                                            'deploy_assist.predictions._arrow_type': ( 'predictions.html#_arrow_type',
                                                                                       'deploy_assist/predictions.py'),
                                            'deploy_assist.predictions._ask': ('predictions.html#_ask', 'deploy_assist/predictions.py'),
