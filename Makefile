@@ -13,7 +13,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: help quickstart lab test check notebooks lint lessons tests docs readme \
-	bench-serving bench-durability bench-monitoring debian clean
+	bench-serving bench-durability bench-monitoring bench-report debian clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 20
@@ -51,7 +51,7 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 docs: $(READY)  ## the documentation as a web site, in _docs/
 	@$(PY) scripts/docs.py
 
-bench-serving bench-durability bench-monitoring: $(READY)
+bench-serving bench-durability bench-monitoring bench-report: $(READY)
 	@if [ -f benchmarks/$(subst -,_,$@).py ]; then $(PY) benchmarks/$(subst -,_,$@).py $(ARGS); \
 	else echo "$@: not written yet (benchmarks/$(subst -,_,$@).py)" >&2; exit 1; fi
 

@@ -702,6 +702,7 @@ def _verdict(done: Any) -> Answer:
 @click.option("--prediction", metavar="COLUMN", help="The one that holds the model's answer.")
 @click.option("--score", metavar="COLUMN", help="The one that holds its probability.")
 @click.option("--time", metavar="COLUMN", help="The one that holds the time.")
+@click.option("--timezone", metavar="ZONE", help="In which times are shown; default: the model's deploy.toml, else UTC.")
 @click.option("--out", default="reports", show_default=True, type=_folder, help="Where page, notebook and JSON go.")
 @click.option("--log", metavar="URL", help="The prediction log; default: DEPLOY_ASSIST_LOG_URL, else SQLite.")
 def _report(name: str | None, baseline: str | None, current: Path | None, **told: Any) -> Answer:
@@ -721,8 +722,8 @@ def _report(name: str | None, baseline: str | None, current: Path | None, **told
     from deploy_assist.report import report
     told = {key: value for key, value in told.items() if value is not None}
     if baseline: told["baseline"] = baseline
-    if current: return _verdict(report(name=name or current.stem, current=current, **told))
-    return _verdict(report(name, **told))
+    try: return _verdict(report(name=name or current.stem, current=current, **told) if current else report(name, **told))
+    except ConfigError as e: raise click.UsageError(one_line(e)) from None
 
 # %% ../nbs/31_cli.ipynb #rtcl0002
 retrain_codes = {"promoted": 0, "rejected": 0, "ready": 20, "failed": 1}

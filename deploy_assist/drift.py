@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EPSILON', 'LIMITS', 'UNITS', 'SMALL_UNITS', 'PARTS', 'psi', 'js_distance', 'ks_statistic', 'wasserstein', 'chi2',
-           'bins_for', 'to_shares', 'two_proportions', 'beyond_p', 'holm', 'combine', 'Drift', 'compare_numbers',
-           'compare_names', 'Suspect', 'find_unit', 'find_stuck', 'suspects_numbers', 'suspects_names',
-           'joint_suspects']
+           'bins_for', 'to_shares', 'two_proportions', 'beyond_p', 'holm', 'combine', 'Drift', 'number_text',
+           'compare_numbers', 'compare_names', 'Suspect', 'find_unit', 'find_stuck', 'suspects_numbers',
+           'suspects_names', 'joint_suspects']
 
 # %% ../nbs/04_drift.ipynb #09818417
 from collections.abc import Iterable, Sequence
@@ -184,8 +184,9 @@ class Drift:
     bins: list = field(default_factory=list)    # labels of the bins
     reference: list = field(default_factory=list)  # (bins,) shares
     current: list = field(default_factory=list)
-    psi_net: float = 0.0            # PSI, and the distance over the spread, above what chance alone gives
+    psi_net: float = 0.0            # PSI, the distance over the spread, and KS, above what chance alone gives
     w1_net: float = 0.0
+    ks_net: float = 0.0
     @property
     def effect(self) -> float: return self.ks if self.ks is not None else self.tv
 
@@ -229,6 +230,15 @@ def _pool(a: np.ndarray, b: np.ndarray, least: float = 5.0) -> tuple[np.ndarray,
     return np.r_[a[~thin], a[thin].sum()], np.r_[b[~thin], b[thin].sum()]
 
 # %% ../nbs/04_drift.ipynb #1dbad526
+def number_text(
+    value: float | None,
+    digits: int = 4,  # significant ones
+) -> str:
+    "A number for a sentence: 41,500, not 4.15e+04."
+    if value is None or not np.isfinite(value): return "nothing"
+    text = f"{value:,.{digits}g}"
+    return f"{float(text.replace(',', '')):,.0f}" if "e+" in text and abs(value) < 1e15 else text
+
 def _bin_map(base: np.ndarray) -> np.ndarray:
     "(groups,) bin of each group: value by value up to 20, else deciles."
     held = base > 0
@@ -243,11 +253,11 @@ def _bin_map(base: np.ndarray) -> np.ndarray:
 
 def _labels(base: Numbers, at: np.ndarray) -> list[str]:
     g = base.grid
-    if g.low == g.high: return ["less", f"{g.low:g}", "more"]
+    if g.low == g.high: return ["less", number_text(g.low, 6), "more"]
     k = int(at.max()) + 1
     ends = [float(g.edge(g.starts[np.flatnonzero(at == i)[0]])) for i in range(k)] + [g.high]
     if base.whole: ends = [float(np.ceil(e)) for e in ends]
-    return [f"{a:.4g} to {b:.4g}" for a, b in zip(ends, ends[1:])]
+    return [f"{number_text(a)} to {number_text(b)}" for a, b in zip(ends, ends[1:])]
 
 def _centers(base: Numbers) -> np.ndarray:
     "(groups,) where each group lies, in the column's units."
@@ -283,6 +293,7 @@ def compare_numbers(
     d.ks = float(np.abs(gap).max())
     N = n * m / (n + m)
     d.ks_p = float(stats.kstwobign.sf(np.sqrt(N) * d.ks))
+    d.ks_net = float(np.sqrt(max(0.0, d.ks**2 - .8687**2 / N)))  # the mean of Kolmogorov's distribution
     at_ = _centers(base)
     step = np.diff(at_)
     d.w1 = float(np.abs(gap[:-1]) @ step)
@@ -359,7 +370,7 @@ LIMITS = dict(
     range=0.005,         # rows outside the range seen in training
     stuck=0.10,          # rows that repeat one value
     unit=0.005,          # rows in another unit
-    ks=0.08,             # largest gap between the cumulative curves
+    ks=0.08,             # largest gap between the cumulative curves, beyond chance
     w1=0.08,             # mean distance that rows moved, in standard deviations, and
     psi=0.04,            # PSI beyond chance, numbers
     psi_category=0.025,  # and categories
@@ -503,7 +514,7 @@ def _missing(column: str, base: Numbers | Names, cur: Numbers | Names, lim: dict
 def _size(d: Drift, lim: dict) -> float:
     "A move must be visible in the shares and be more than a hair's breadth."
     if d.ks is None: return d.psi_net / lim["psi_category"]
-    return min(max(d.ks / lim["ks"], d.psi_net / lim["psi"]), d.w1_net / lim["w1"])
+    return min(max(d.ks_net / lim["ks"], d.psi_net / lim["psi"]), d.w1_net / lim["w1"])
 
 def suspects_numbers(
     column: str,
@@ -638,7 +649,10 @@ def joint_suspects(
     q, nu = len(at), n + m - 2
     t2 = float(N * d @ np.linalg.solve(R + .02 * np.eye(q), d))
     p = float(stats.f.sf(t2 * (nu - q + 1) / (nu * q), q, nu - q + 1)) if nu > q + 20 else 1.0
-    far = float(np.sqrt(max(0.0, d @ d - q / N)))
+    per: dict[str, float] = {}
+    for c, v in zip(cols, d): per[c] = per.get(c, 0.0) + float(v * v)
+    first, second = sorted(per.values(), reverse=True)[:2]
+    far = float(np.sqrt(max(0.0, d @ d - first + second - q / N)))  # one column that moved alone is judged by itself
     most = [cols[i] for i in np.argsort(-np.abs(d))]
     most = list(dict.fromkeys(most))
     out.append(
@@ -658,7 +672,8 @@ def joint_suspects(
     ca, cb = Sa[ia, ka], Sb[ia, ka]
     va = base.s4[ia, ka] / n - (base.s2[ia, ka] / n) ** 2
     vb = cur.s4[ia, ka] / m - (cur.s2[ia, ka] / m) ** 2
-    z = (cb - ca) / np.sqrt(np.maximum(va / n + vb / m, 1e-12))
+    even = (n * va + m * vb) / (n + m) * (1 / n + 1 / m)  # of few rare rows, a window's own spread is often too small
+    z = (cb - ca) / np.sqrt(np.maximum(np.maximum(va / n + vb / m, even), 1e-12))
     ra, rb = ca / np.sqrt(Sa[ia, ia] * Sa[ka, ka]), cb / np.sqrt(np.maximum(Sb[ia, ia] * Sb[ka, ka], 1e-12))
     big = np.abs(rb - ra)
     w = int(np.argmax(np.where(big >= lim["correlation"], np.abs(z), 0)))

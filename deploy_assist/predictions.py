@@ -1648,12 +1648,13 @@ def window(
     *,
     columns: Sequence[str] | None = None,         # only these of the model's columns
     probabilities: bool = False,                  # also p_<class>, or `probabilities` where classes are many
+    every: int = 1,                               # about one row in so many, by chance, the same ones each time
 ) -> "pd.DataFrame":  # one row a prediction, by time
     """Predictions of a model: prediction_id, time (UTC), model, version, alias, source, prediction, score, latency_ms,
     label, then the model's columns under their own names (`input_<name>` where a name is one of ours)."""
     import pandas as pd
     with self._reading() as db:
-        span = moment(since), moment(until), _sources(source)
+        span = moment(since), moment(until), _sources(source) + _one_in(every)
         parts = [_window_of(db, lay, span, columns, probabilities) for lay in _layouts(db, name)]
     filled = [p for p in parts if len(p)] or parts[-1:] or [_empty_window()]
     out = filled[0] if len(filled) == 1 else pd.concat(filled, ignore_index=True)
@@ -1662,6 +1663,10 @@ def window(
 def _sources(source: str | Sequence[str] | None) -> list[str]:
     wanted = [source] if isinstance(source, str) else source
     return [f"source IN ({', '.join(map(_lit, wanted)) or 'NULL'})"] if wanted is not None else []
+
+def _one_in(every: int) -> list[str]:
+    "A condition that one in so many of the ids that we make fulfils: their ends are random digits."
+    return [f"substr(prediction_id, 33, 4) < '{65536 // every:04x}'"] if every > 1 else []
 
 PredictionLog.window = window
 

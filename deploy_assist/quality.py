@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['Z95', 'Outcome', 'task_of', 'classes_of', 'codes', 'outcome', 'Metric', 'wilson', 'auc', 'metrics', 'Loss', 'losses',
-           'losses_since', 'temper', 'estimate', 'service_level']
+           'losses_since', 'temper', 'matured', 'estimate', 'service_level']
 
 # %% ../nbs/05_quality.ipynb #449deb59
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -400,6 +402,25 @@ def temper(
         p=float(stats.norm.sf(loss / se)),
         size=x.size * loss / x.loss,
     )
+
+# %% ../nbs/05_quality.ipynb #qmature2
+def matured(
+    times: pd.Series,           # (rows,) UTC, in order
+    labelled: np.ndarray,       # (rows,) is the truth known?
+    usual: float | None = None, # share of rows that get a label in the end; None: learnt from these rows
+) -> datetime | None:           # rows before this are matured; None: none are
+    "Until when the labels have come, learnt from the shares of rows that are labelled."
+    if not len(times) or not labelled.any(): return None
+    t = times.dt.tz_convert(None)
+    first, last = t.iloc[0], t.iloc[-1]
+    days = max(1, math.ceil((last - first) / pd.Timedelta(days=30)))  # at most about 30 parts, from midnight to midnight
+    edges = pd.date_range(first.floor("D"), last + pd.Timedelta(days=days), freq=f"{days}D")
+    at, k = np.searchsorted(edges.to_numpy(), t.to_numpy(), "right") - 1, len(edges) - 1
+    n, got = np.bincount(at, minlength=k), np.bincount(at, labelled, k)
+    usual = max(usual or 0.0, np.quantile((got / np.maximum(n, 1))[n >= min(10, n.max())], .75))
+    while k and (not n[k - 1] or wilson(got[k - 1], n[k - 1])[1] < .9 * usual): k -= 1
+    if not k: return None
+    return edges[k].tz_localize("UTC").to_pydatetime()
 
 # %% ../nbs/05_quality.ipynb #f39c0482
 def estimate(

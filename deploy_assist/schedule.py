@@ -324,7 +324,6 @@ code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 if code >= 0: os._exit(code)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 os.kill(os.getpid(), -code)"""
-_SENTINEL = "application/vnd.deploy-assist.done+json"
 
 class Broken(DeployAssistError):
     "A run did not do what it should."
@@ -339,7 +338,7 @@ def _words(s: Schedule, row: Any, folder: Path) -> list[str]:
         told = {"{name}": s.name, "{since}": since, "{until}": until, "{out}": str(folder)}
         return [re.sub(r"\{(name|since|until|out)\}", lambda m: told[m[0]], w) for w in s.command]
     return [*here, "report", s.name, "--since", since, "--until", until, "--baseline", s.baseline, "--out", str(s.place),
-            "--json"]
+            *(["--timezone", s.timezone] if s.timezone != "UTC" else []), "--json"]
 
 def _environment(s: Schedule, url: str) -> dict:
     "The run finds what the person's session found: home, log and registry."
@@ -428,7 +427,8 @@ def _ran_whole(path: Path, action: str) -> None:
     code = [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
     if any(c["execution_count"] is None or any(o["output_type"] == "error" for o in c["outputs"]) for c in code):
         raise Broken("a cell of its notebook did not run to its end")
-    ends = [o["data"][_SENTINEL] for c in code for o in c["outputs"] if _SENTINEL in o.get("data", {})]
+    from deploy_assist.report import DONE  # and pandas with it, which those who only look need not
+    ends = [o["data"][DONE] for c in code for o in c["outputs"] if DONE in o.get("data", {})]
     if [e.get("action") for e in ends] != [action]: raise Broken("its notebook ended without the sentinel")
 
 def _file(s: Schedule, row: Any, folder: Path, path: str) -> str:

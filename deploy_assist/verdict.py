@@ -9,17 +9,18 @@ __all__ = ['ACTIONS', 'CAUSES', 'FEED', 'ALPHA', 'POLICY', 'META', 'LATENCY', 'F
 # %% ../nbs/06_verdict.ipynb #a5a931b5
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .drift import LIMITS, Drift, Suspect, holm, joint_suspects
+from .drift import LIMITS, Drift, Suspect, holm, joint_suspects, number_text
 from .drift import suspects_names, suspects_numbers, two_proportions
 from .errors import ConfigError
 from .profile import KINDS, Names, Numbers, Profile, as_numbers, names, numbers, profile
-from .quality import classes_of, estimate, losses, losses_since, metrics, outcome, service_level
+from .quality import classes_of, estimate, losses, losses_since, matured, metrics, outcome, service_level
 from .quality import task_of, temper
 
 # %% ../nbs/06_verdict.ipynb #021983d8
@@ -69,7 +70,7 @@ class Verdict:
         )
 
     def __str__(self) -> str:
-        lines = [f"{self.action}: {self.summary}", *(f"- {f.message}" for f in self.findings)]
+        lines = [f"{self.action}: {self.summary}", *(f"- {f.message}" for f in self.findings if f.message not in self.summary)]
         return "\n".join([*lines, self.advice] if self.advice else lines)
 
 def _plain(v: Any) -> Any:
@@ -115,7 +116,7 @@ def limits_for(
 # %% ../nbs/06_verdict.ipynb #fa8f761a
 def _phase(t: pd.Series, how: str) -> np.ndarray:
     t = pd.to_datetime(t, utc=True, errors="coerce")
-    day, block = t.dt.dayofweek.to_numpy(float), t.dt.hour.to_numpy(float) // 4
+    day, block = t.dt.day_of_week.to_numpy(float), t.dt.hour.to_numpy(float) // 4
     out = dict(weekday=day, hour=block, both=day * 6 + block)[how]
     return np.where(np.isfinite(out), out, -1).astype(int)
 
@@ -176,6 +177,29 @@ def season_weights(
     return None
 
 # %% ../nbs/06_verdict.ipynb #f3cba865
+def _drawn(w: np.ndarray) -> np.ndarray:
+    "Places of rows drawn by their weights, evenly over the order of rows: as many as the weights are worth."
+    ends = np.cumsum(w)
+    return np.searchsorted(ends, np.arange(.5, ends[-1]))
+
+def _settled(
+    b: pd.DataFrame, c: pd.DataFrame, time: str | None, label: str | None, stored: Profile | None
+) -> tuple[pd.DataFrame, int, datetime | None]:
+    "The window without the labels of rows that are too new, how many those are, and from when on."
+    if not (time and label and time in c and label in c): return c, 0, None
+    came, t = c[label].notna().to_numpy(), pd.to_datetime(c[time], utc=True, errors="coerce")
+    if came.all() or not came.any() or t.isna().all(): return c, 0, None
+    usual = None
+    if stored is None and label in b and time in b: usual = b[label].notna().mean()
+    elif stored is not None and label in stored.columns: usual = 1 - stored[label].missing_share
+    order = np.argsort(t.dt.tz_convert(None).to_numpy(), kind="stable")[:t.notna().sum()]
+    until = matured(t.iloc[order], came[order], usual if usual is not None and usual < 1 else None)  # 1: a training table
+    new = came & (t.notna() if until is None else t >= until).to_numpy()
+    if not new.any(): return c, 0, None
+    c = c.copy(deep=False)
+    c[label] = c[label].where(~new)
+    return c, int(new.sum()), until
+
 META = ("prediction_id", "model", "model_id", "version", "alias", "source", "request_id")
 LATENCY = ("latency_ms", "latency")
 
@@ -204,8 +228,6 @@ def _roles(b: pd.DataFrame, c: pd.DataFrame, prediction, score, label, time, sch
 def _pct(v: float) -> str:
     return f"{v:.0%}" if v >= .0995 or v == 0 else f"{v:.1%}" if v >= .001 else f"{v:.2%}"
 
-def _num(v: float) -> str: return f"{v:,.4g}" if v is not None and np.isfinite(v) else "nothing"
-
 def say(
     s: Suspect,
     unit: str = "",
@@ -221,7 +243,7 @@ def say(
     if s.cause == "unit": return f"{c} came in another unit ({d['unit']}) in {_pct(s.effect)} of the rows"
     if s.cause == "stuck":
         return (
-            f"{c} repeats {d['value'] if isinstance(d['value'], str) else _num(d['value'])} in "
+            f"{c} repeats {d['value'] if isinstance(d['value'], str) else number_text(d['value'])} in "
             f"{_pct(d['share'])} of the rows"
         )
     if s.cause == "unseen":
@@ -231,8 +253,8 @@ def say(
         )
     if s.cause == "range":
         return (
-            f"{c} lies outside the range seen in training ({_num(d['low'])} to {_num(d['high'])}{unit}) in "
-            f"{_pct(s.effect)} of the rows: {_num(d['min'])} to {_num(d['max'])}"
+            f"{c} lies outside the range seen in training ({number_text(d['low'])} to {number_text(d['high'])}{unit}) in "
+            f"{_pct(s.effect)} of the rows: {number_text(d['min'])} to {number_text(d['max'])}"
         )
     if s.cause == "population":
         e: Drift = d["drift"]
@@ -242,7 +264,7 @@ def say(
                 f"{c} moved: {e.bins[k]!r} in {_pct(e.current[k])} of the rows, {_pct(e.reference[k])} in the baseline"
             )
         return (
-            f"{c} moved: median {_num(e.before['median'])} to {_num(e.after['median'])}{unit}, KS "
+            f"{c} moved: median {number_text(e.before['median'])} to {number_text(e.after['median'])}{unit}, KS "
             f"{e.ks:.2f}, PSI {e.psi:.2f}"
         )
     if s.cause == "joint":
@@ -290,7 +312,7 @@ def _service(b: np.ndarray | None, c: np.ndarray | None, lim: dict) -> list[Susp
         grown = now / was - 1 if was > 0 else 0.0
         p = two_proportions((b > was).sum(), len(b), (c > was).sum(), len(c))
         out.append(Suspect("service", None, float(grown), p if grown > 0 else 1.0, grown / lim["latency"], dict(
-            message=f"answers take longer: {q:.0%} within {_num(now)} ms, {_num(was)} ms in the baseline")))
+            message=f"answers take longer: {q:.0%} within {number_text(now)} ms, {number_text(was)} ms in the baseline")))
     return out
 
 def _slo(level: dict, lim: dict) -> list[Suspect]:
@@ -306,7 +328,8 @@ def _slo(level: dict, lim: dict) -> list[Suspect]:
                 0.0,
                 1.0 + level["p95_ms"] / lim["p95_ms"],
                 dict(
-                    message=f"95% of the answers within {_num(level['p95_ms'])} ms, promised {_num(lim['p95_ms'])} ms"
+                    message=f"95% of the answers within {number_text(level['p95_ms'])} ms, promised "
+                    f"{number_text(lim['p95_ms'])} ms"
                 ),
             )
         )
@@ -344,6 +367,7 @@ def compare(
     metrics_at_release: Mapping[str, Any] | None = None,  # {'roc_auc': {'value', 'low', 'high', 'n'}}
     version_change: str | None = None,    # such as "2 to 3" when another version began to serve just before the window
     history: Iterable[Mapping] = (),      # earlier verdicts as dicts, newest last
+    counted: Profile | None = None,       # the inputs of all rows, on the baseline's grids, when `current` is a part of them
 ) -> Verdict:
     "Judge a window against a baseline. Values in, values out: no file, no clock, nothing is changed."
     if not isinstance(baseline, (pd.DataFrame, Profile)) or not isinstance(current, (pd.DataFrame, Profile)):
@@ -372,8 +396,10 @@ def compare(
     roles = _roles(b, c, prediction, score, label, time, schema)
     lim, per = limits_for(thresholds, roles.inputs)
     of = lambda k: per.get(k, lim)
+    c, waiting, settled = _settled(b, c, time, label, stored)
     n_base = int(stored.rows) if stored is not None else len(b)
-    n_cur = len(c) if summed is None else int(summed.rows)
+    whole = summed if summed is not None else counted
+    n_cur = len(c) if whole is None else int(whole.rows)
     rows = dict(baseline=n_base, current=n_cur)
     notes: list[str] = []
     if n_cur == 0 or n_base < 10:
@@ -393,9 +419,10 @@ def compare(
     )
     cur = (
         profile(c[[k for k in roles.inputs if k in c]], like=base)
-        if summed is None
-        else replace(summed, columns={k: summed.columns[k] for k in roles.inputs if k in summed.columns})
+        if whole is None
+        else replace(whole, columns={k: whole.columns[k] for k in roles.inputs if k in whole.columns})
     )
+    if counted is not None: _same_grids(base, cur)
     if summed is not None: notes.append("judged from profiles: quality with labels and the season need the rows")
     match, w = base, None
     if stored is None and time and time in b and time in c:
@@ -447,6 +474,10 @@ def compare(
     found += _attribute(judged, found, label, labelled, drifts, outs, lim)
     worse = _judge(qfound, ALPHA["quality"])
     found += worse[:1]
+    if waiting:
+        quality |= dict(waiting=waiting, matured_until=settled and settled.isoformat())
+        since = f"of rows since {settled:%d %b %Y %H:%M} UTC" if settled else "of this window"
+        notes.append(f"{waiting:,} labels {since} do not count yet: too few rows of that time have one")
     level = {}
     lat = []
     if roles.latency and roles.latency in c:
@@ -464,7 +495,7 @@ def compare(
     found += slow[:1]
     findings = _ordered(found, weights, schema)
     action, summary, advice, conditions = _decide(
-        findings, n_cur, labelled, worse, lim, version_change, list(history), label
+        findings, n_cur, labelled, waiting, worse, lim, version_change, list(history), label
     )
     return Verdict(
         action,
@@ -539,6 +570,7 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
     if summed is not None:
         if label in c: quality = dict(task=task, before=stored.meta.get("metrics", {}), after={}, labelled=int(summed[label].n))
         return found, outs, quality, qfound, 0
+    if w is not None: b = b.iloc[_drawn(w)]  # quality too is compared at the window's season
     if label is not None and label in b and task:
         classes = None
         if discrete:
@@ -580,8 +612,8 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
                         x.size,
                         dict(
                             loss=x,
-                            message=f"quality fell: {x.metric} {x.before:.3g} to {x.after:.3g} on {x.n:,} "
-                            f"labelled rows (loss {x.low:.3g} to {x.high:.3g})",
+                            message=f"quality fell: {x.metric} {number_text(x.before, 3)} to {number_text(x.after, 3)} on "
+                            f"{x.n:,} labelled rows (loss {number_text(x.low, 3)} to {number_text(x.high, 3)})",
                         ),
                     )
                 )
@@ -638,7 +670,7 @@ def _moved(d: Drift) -> str:
     if d.kind == "category":
         k = int(np.argmax(np.abs(np.subtract(d.current, d.reference))))
         return f"{d.bins[k]!r} in {_pct(d.current[k])} of the rows, {_pct(d.reference[k])} in the baseline"
-    return f"median {_num(d.before['median'])} to {_num(d.after['median'])}"
+    return f"median {number_text(d.before['median'])} to {number_text(d.after['median'])}"
 
 # %% ../nbs/06_verdict.ipynb #04d0dfbe
 def _ordered(
@@ -672,7 +704,7 @@ def _ordered(
         )
     return tuple(out)
 
-def _decide(findings, n, labelled, worse, lim, version_change, history, label):
+def _decide(findings, n, labelled, waiting, worse, lim, version_change, history, label):
     "One of five words, with the reason, the next step and the conditions of a retrain."
     moved = {f.column for f in findings if f.cause == "population"}
     feed = [f for f in findings if f.cause in FEED or f.cause == "range" and f.column not in moved]
@@ -681,12 +713,13 @@ def _decide(findings, n, labelled, worse, lim, version_change, history, label):
     for h in reversed(history):
         if not any(f.get("cause") == "model" for f in h.get("findings", ())): break
         earlier += 1
+    seen = earlier + 1 if loss is not None else 0
     since = next((i for i, h in enumerate(reversed(history)) if h.get("retrained")), None)
     conditions = (
         dict(
             name="quality fell beyond the tolerance",
             met=loss is not None,
-            evidence=f"{loss.metric} lost {loss.loss:.3g} ({loss.low:.3g} to {loss.high:.3g})"
+            evidence=f"{loss.metric} lost {number_text(loss.loss, 3)} ({number_text(loss.low, 3)} to {number_text(loss.high, 3)})"
             if loss
             else "no loss with evidence"
             if labelled
@@ -695,7 +728,8 @@ def _decide(findings, n, labelled, worse, lim, version_change, history, label):
         dict(
             name="enough labels",
             met=labelled >= lim["min_labels"],
-            evidence=f"{labelled:,} labelled rows, {lim['min_labels']} needed",
+            evidence=f"{labelled:,} labelled rows, {lim['min_labels']:g} needed"
+            + (f"; {waiting:,} newer ones wait until others of their time are labelled" if waiting else ""),
         ),
         dict(
             name="the feed is clean",
@@ -704,8 +738,8 @@ def _decide(findings, n, labelled, worse, lim, version_change, history, label):
         ),
         dict(
             name="seen in enough windows",
-            met=earlier + 1 >= lim["confirm"],
-            evidence=f"{earlier + (loss is not None)} of {lim['confirm']}",
+            met=seen >= lim["confirm"],
+            evidence=f"{seen} of {lim['confirm']:g}",
         ),
         dict(
             name="the cool-down is over",
@@ -714,6 +748,7 @@ def _decide(findings, n, labelled, worse, lim, version_change, history, label):
         ),
     )
     first = findings[0].message if findings else ""
+    lost = worse[0][0].data["message"] if worse else ""
     gone = [f for f in findings if f.data.get("gone")]
     if n < lim["min_rows"] and not gone:
         return (
@@ -722,21 +757,29 @@ def _decide(findings, n, labelled, worse, lim, version_change, history, label):
             "wait for more rows",
             conditions,
         )
+    if not findings and waiting and labelled < lim["min_labels"]:
+        return (
+            "cannot tell",
+            f"no input moved, and the labels are immature: {labelled:,} can be judged by, {lim['min_labels']:g} are needed, "
+            f"{waiting:,} came before others of their time",
+            "wait for more labels",
+            conditions,
+        )
     if not findings: return "keep", "nothing changed beyond chance and tolerance", "", conditions
     if loss is not None and version_change and not feed and loss.size >= 2:
         return (
             "roll back",
-            f"quality collapsed right after version {version_change}: {first}",
+            f"quality collapsed right after version {version_change}: {lost.removeprefix('quality fell: ')}",
             "roll back, then look at what changed between the versions",
             conditions,
         )
     if feed: return "watch", first, f"mend the feed first: {feed[0].column}", conditions
     if all(k["met"] for k in conditions):
-        return "retrain", first, "retrain on the labelled window and compare before promoting", conditions
+        return "retrain", lost, "retrain on the labelled window and compare before promoting", conditions
     if loss is not None:
         return (
             "watch",
-            first,
+            lost,
             "; ".join(f"wait: {k['name']} ({k['evidence']})" for k in conditions if not k["met"]),
             conditions,
         )

@@ -176,3 +176,18 @@ def test_staying_up_the_links_answer_and_ctrl_c_ends_all(second, newcomer):
     for url in second["said"]["links"].values():
         if url.startswith("http"):
             with pytest.raises(OSError): urlopen(url, timeout=2)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_reports_look_right_in_a_browser(first, new_page, width):
+    "No outside request (`new_page`), nothing wider than the window, and the sections in their order."
+    page = new_page(viewport={"width": width, "height": 900})
+    for path in [*(p.with_suffix(".html") for p in first["reports"]), first["reports"][0].parent / "index.html"]:
+        page.goto(path.resolve().as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, path
+        if path.name == "index.html": break
+        assert page.locator("h2").all_inner_texts() == ["Findings", "Service", "Data quality", "Inputs", "Predictions", "Quality",
+                                                        "Feedback", "Decision", "Appendix"]
+        assert page.locator(".tile").count() == 6 and page.locator(".strip dt").count() == 8
+        boxes = [page.locator(".tile").nth(i).bounding_box() for i in range(2)]
+        assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"], "tiles stand side by side"

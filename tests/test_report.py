@@ -1,10 +1,15 @@
-"""Reports that do not end well: a dead kernel, a cell that fails, a timeout, kill -9, a full disk, no database, no rows."""
+"""Reports that do not end well: a dead kernel, a cell that fails, a timeout, kill -9, a full disk, no database, no rows.
+
+And long windows: what is counted from stored hours or batches says what the rows say."""
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import nbformat
 import numpy as np
@@ -14,8 +19,13 @@ from waiting import until
 
 from deploy_assist import DeployAssistError, PredictionLog, register, report
 from deploy_assist.cli import run
-from deploy_assist.errors import LogError, ReportError
+from deploy_assist.errors import ConfigError, LogError, ReportError
+from deploy_assist.predictions import Batch
+from deploy_assist.release import Release
+from deploy_assist.report import Monitor, check_parameters, read_run, write_run
+from deploy_assist.schema import Schema
 
+module = importlib.import_module("deploy_assist.report")
 rng = np.random.default_rng(0)
 BEFORE = pd.DataFrame({"dose": rng.normal(5, 1, 400), "ward": rng.choice(["a", "b"], 400)})
 
@@ -107,3 +117,163 @@ def test_an_empty_window_cannot_be_told(patients, tmp_path, capsys):
 ])
 def test_wrong_use_is_a_sentence(what, words, tmp_path):
     with pytest.raises(DeployAssistError, match=words): report(out=tmp_path / "reports", **what)
+
+
+def test_a_template_without_a_kernel_says_so(tmp_path):
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "mine.ipynb")
+    with pytest.raises(ConfigError, match="does not say its kernel"): check_parameters(tmp_path / "mine.ipynb", {})
+    (tmp_path / "mine.ipynb").write_text("no notebook")
+    with pytest.raises(ConfigError, match="cannot be read as a notebook"): check_parameters(tmp_path / "mine.ipynb", {})
+
+
+# --- odd windows: no kernel is needed to see what the page says
+
+def cases(n, worse=False):
+    "Doses, a score and what turned out to be true; with `worse` the score says nothing of it."
+    d = pd.DataFrame({"dose": rng.normal(5, 1, n), "ward": rng.choice(["a", "b"], n)})
+    s = 1 / (1 + np.exp(-2 * (d.dose - 5)))
+    y = rng.random(n) < (rng.permutation(s) if worse else s)
+    return d.assign(score=s, pred=(s > .5).astype(int), ill=y.astype(int))
+
+
+ROLES = dict(prediction="pred", score="score", label="ill")
+WINDOW = cases(400)
+ODD = {
+    "empty": (WINDOW[:0], "cannot tell", "The window holds no row"),
+    "one row": (WINDOW[:1], "cannot tell", "1 rows are too few to judge"),
+    "all missing": (WINDOW.assign(dose=np.nan, ward=None), "watch", "is missing in 100% of the rows"),
+    "a column gone": (WINDOW.drop(columns="dose"), "watch", "the column is gone"),
+    "one class": (WINDOW[WINDOW.ill == 1], "watch", "dose moved"),
+    "no labels": (WINDOW.assign(ill=None), "keep", "No label has come for this window"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_odd_windows_have_their_page(what):
+    window, action, words = ODD[what]
+    m = Monitor("doses", cases(1000), window, ROLES)
+    sections = ("verdict_line", "trust", "tiles", "findings", "service", "data_quality", "inputs_section", "predictions", "quality",
+                "feedback", "decision", "appendix")
+    page = {name: getattr(m, name)() for name in sections}
+    assert m.verdict.action == action and any(words in text for text in page.values()), m.verdict
+    if action == "cannot tell": assert "Nothing changed" not in "".join(page.values())
+
+
+def test_times_are_those_of_the_zone_on_the_day_the_clocks_change():
+    "A week that ends after Europe's summer time began: a value is missing from noon of that Sunday on, by Berlin's clock."
+    t = pd.Series(pd.date_range("2026-03-23", "2026-03-30", 400, tz="Europe/Berlin", inclusive="left"))
+    late = t >= pd.Timestamp("2026-03-29 12:00", tz="Europe/Berlin")
+    now = WINDOW[["dose", "ward"]].iloc[:len(t)].assign(time=t, dose=WINDOW.dose.where(~late))
+    about = dict(timezone="Europe/Berlin", since=t.iloc[0].isoformat(), until="2026-03-29T22:00:00+00:00",
+                 created="2026-03-30T01:00:00+00:00")
+    m = Monitor("doses", cases(1000)[["dose", "ward"]], now, dict(time="time"), about=about)
+    assert "2026-03-23 00:00 to 2026-03-30 00:00" in m.trust() and "report made 2026-03-30 03:00" in m.trust()
+    assert "Europe/Berlin" in m.trust() and "6.96 days" in m.trust(), "that week is an hour shorter"
+    assert "about 2026-03-29 10:05" in m.findings(), "the last twelfth of 167 hours"
+
+
+# --- long windows
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def week(tmp_path_factory):
+    "A release and 3,000 answers of two days in its log: doses higher than before, labels for half, what people said of three."
+    home, d = tmp_path_factory.mktemp("week"), cases(3000)
+    inputs = d.assign(dose=d.dose + .4)[["dose", "ward"]]
+    schema = Schema.learn(inputs, classes=(0, 1))
+    before = cases(1500).rename(columns=dict(pred="prediction", ill="label"))
+    release = Release("doses", None, schema, before, {}, settings={"reports": {"timezone": "Asia/Tokyo"}})
+    with PredictionLog(f"sqlite:///{home}/log.db", home=home) as log:
+        t = START.timestamp() + np.arange(3000) * 57.6
+        ids = []
+        for source, at in (("api", slice(0, 2800)), ("demo", slice(2800, 3000))):
+            s = d.score[at].to_numpy()
+            given = {c: inputs[c][at].tolist() for c in inputs}
+            ids += log.append(Batch(model="doses", schema=schema, columns=given, source=source, predictions=d.pred[at].tolist(),
+                                    probabilities=np.c_[1 - s, s].tolist(), time=t[at].tolist()))
+        for i in range(0, 1400): log.feedback(ids[i], label=int(d.ill[i]), time=t[i] + 60)
+        for i, right in ((1500, True), (1501, True), (1502, False)): log.feedback(ids[i], correct=right, time=t[i] + 60)
+        log.feedback("somebody-elses", correct=True, time=t[1500])
+        log.flush(30)
+        yield release, log
+
+
+def seen(release, log, **limits) -> Monitor:
+    "What a report on two days looks at."
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in limits.items(): patch.setattr(module, name, value)
+        return module._from_log(release, "champion", log, START, START + timedelta(days=2), START + timedelta(days=3))
+
+
+def alike(a: Monitor, b: Monitor) -> None:
+    "Two verdicts on one window: every measure of every input, the findings on them, the word."
+    for x, y in zip(a.verdict.columns, b.verdict.columns, strict=True):
+        assert x.column == y.column and x.p == pytest.approx(y.p, abs=1e-9)
+        for k in ("ks", "psi", "js", "w1", "tv", "v"):
+            assert getattr(x, k) == pytest.approx(getattr(y, k), abs=1e-9), (x.column, k)
+    found = [[(f.cause, f.column, round(f.effect, 9)) for f in m.verdict.findings if f.column in m.inputs] for m in (a, b)]
+    assert found[0] == found[1] and found[0] and a.verdict.action == b.verdict.action and a.rows == b.rows
+
+
+def test_stored_hours_say_what_the_rows_say(week, tmp_path, monkeypatch):
+    whole = seen(*week)
+    assert whole.counted is None and whole.rows == 2800, "the demo is not traffic"
+    first = seen(*week, MOST_ROWS=900, LONG_ROWS=2000)
+    assert 500 < len(first.current) < 1200 and first.rows == 2800
+    alike(whole, first)
+    read, window = [], PredictionLog.window
+    def counted(self, *a, every=1, **k):
+        read.append(every)
+        return window(self, *a, every=every, **k)
+    monkeypatch.setattr(PredictionLog, "window", counted)
+    again = seen(*week, MOST_ROWS=900, LONG_ROWS=2000)
+    assert read == [4], "no row that was counted is counted again: one read of a quarter of the rows, for the details"
+    write_run(again, tmp_path)
+    alike(whole, read_run(tmp_path))
+    assert "all counted" in again.trust() and "2,800" in again.trust() and "1,403 of 2,800 rows" in again.trust()
+
+
+def test_feedback_of_a_log_is_linked(week):
+    "1,400 labels, and three judgements, which tell the label too; one of a prediction that nobody knows is not the model's."
+    said = seen(*week).feedback()
+    assert "1,403 of 1,403" in said and "67%" in said and "3 judgements" in said and "1,403 of 2,800" in said, said
+
+
+def test_the_models_own_time_zone_is_used(week):
+    m = module._with_about(seen(*week), week[1].home, START, None, None)
+    assert m.zone == "Asia/Tokyo" and "2026-03-02 09:00 to 2026-03-04 09:00" in m.trust()
+    assert module._with_about(m, week[1].home, START, "UTC", None).zone == "UTC"
+    with pytest.raises(ConfigError, match="Mars"):
+        module._with_about(replace(m, about=m.about | dict(timezone="Mars")), week[1].home, START, None, None)
+
+
+def test_a_long_file_is_counted_in_batches(tmp_path, monkeypatch):
+    base, now = cases(1000), cases(4000)
+    now = now.assign(dose=now.dose.where(rng.random(4000) < .9) + .5, ward=now.ward.where(now.ward != "a", "c"))
+    for name, d in (("base", base), ("now", now)): d.to_parquet(tmp_path / f"{name}.parquet")
+    def judged(): return module._from_frames(tmp_path / "base.parquet", tmp_path / "now.parquet", "doses", ROLES)
+    whole = judged()
+    monkeypatch.setattr(module, "MOST_ROWS", 1000)
+    monkeypatch.setattr(module, "LONG_ROWS", 3000)
+    part = judged()
+    assert len(part.current) in (1000, 1001) and part.rows == 4000
+    alike(whole, part)
+    (tmp_path / "now.parquet").write_bytes((tmp_path / "now.parquet").read_bytes()[:-2000])
+    with pytest.raises(ConfigError, match="now.parquet cannot be read"): judged()
+
+
+def test_exit_codes_of_the_command(tmp_path, capsys, monkeypatch):
+    "20: act, 2: wrong use, 1: broken. (0 and 10 are in test_cli.py.)"
+    monkeypatch.chdir(tmp_path)
+    cases(1500).to_csv("before.csv", index=False)
+    cases(1500, worse=True).to_csv("worse.csv", index=False)
+    files = ["report", "--baseline", "before.csv", "--current", "worse.csv"]
+    assert run([*files, "--label", "ill", "--prediction", "pred", "--score", "score", "--json"]) == 20
+    said = json.loads(capsys.readouterr().out)
+    assert said["action"] == "retrain" and (tmp_path / said["files"]["html"]).is_file()
+    assert run([*files, "--label", "nothing"]) == 2 and run(["report"]) == 2
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert run([*files, "--out", str(blocked / "reports")]) == 1

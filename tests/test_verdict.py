@@ -3,7 +3,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deploy_assist.verdict import compare
+from deploy_assist.errors import SchemaError
+from deploy_assist.report import Monitor
+from deploy_assist.verdict import baseline_profile, compare
 
 
 def test_rare_names_of_a_long_tail_are_no_alarm():
@@ -34,3 +36,88 @@ def test_a_retrain_waits_for_the_cool_down(history, action):
     if history: v = compare(good, bad, prediction="p", label="y", history=history, thresholds=dict(cooldown=3))
     assert v.action == action
     assert {c["name"]: c["met"] for c in v.conditions}["the cool-down is over"] == (not history)
+
+
+def answers(rng, n, right=.9, **more):
+    y = rng.integers(0, 2, n)
+    return pd.DataFrame(dict(x=rng.normal(size=n), y=y, p=np.where(rng.random(n) < right, y, 1 - y), **more))
+
+
+ASK = dict(prediction="p", label="y")
+
+
+def test_the_sentence_of_a_retrain_is_the_loss_though_a_column_moved_more():
+    rng = np.random.default_rng(15)
+    v = compare(answers(rng, 3000), answers(rng, 1000, .75).assign(x=lambda d: d.x + 1.5), **ASK)
+    assert v.action == "retrain" and v.findings[0].column == "x" and v.summary.startswith("quality fell: accuracy")
+    assert all(str(v).count(f.message) == 1 for f in v.findings)
+
+
+def test_nothing_is_met_by_nothing():
+    rng = np.random.default_rng(16)
+    base = answers(rng, 1000)
+    met = {c["name"]: c["met"] for c in compare(base, answers(rng, 300), **ASK).conditions}
+    assert met["seen in enough windows"] is False and met["the feed is clean"]
+    for empty in (base[:0], baseline_profile(base[:0])):
+        v = compare(baseline_profile(base, **ASK) if not isinstance(empty, pd.DataFrame) else base, base[:0], **ASK)
+        assert v.action == "cannot tell" and "changed" not in str(v)
+    m = Monitor("m", base, base[:0], dict(prediction="p", label="y"))
+    assert "cannot tell that nothing changed" in str(m.findings()) and "tolerance in" not in str(m.findings())
+
+
+def test_numbers_are_written_out():
+    rng = np.random.default_rng(17)
+    def houses(n, noise):
+        v = rng.normal(9e5, 2e5, n)
+        return pd.DataFrame(dict(v=v, p=v, y=v + rng.normal(0, noise, n)))
+    v = compare(houses(2000, 2e4), houses(800, 5e4).assign(v=lambda d: d.v + 3e5), **ASK)
+    said = f"{v} {[c['evidence'] for c in v.conditions]}"
+    assert "mae" in said and "," in said and "e+" not in said
+
+
+def test_quality_is_compared_at_the_season_of_the_window():
+    "At weekends the model has always been worse: a weekend is no reason to retrain, a worse weekend is."
+    rng = np.random.default_rng(18)
+    def log(start, days, weekend):
+        at = pd.date_range(start, periods=days * 144, freq="10min", tz="UTC")
+        far = at.day_of_week >= 5
+        return answers(rng, len(at), np.where(far, weekend, .95), time=at).assign(x=lambda d: d.x + 2 * far)
+    base = log("2026-01-05", 56, .7)
+    v = compare(base, log("2026-03-07", 2, .7), time="time", **ASK)
+    assert v.action == "keep" and "weekdays" in v.notes[0], v
+    assert v.quality["before"]["accuracy"]["value"] == pytest.approx(.7, abs=.03)
+    assert compare(base, log("2026-03-07", 2, .5), time="time", **ASK).action == "retrain"
+
+
+def test_labels_that_came_first_do_not_count():
+    "Bad news comes quickly: of the last days only wrong predictions are labelled. Rows come in any order, some without a time."
+    rng = np.random.default_rng(19)
+    week = answers(rng, 1400, time=pd.date_range("2026-03-02", periods=1400, freq="7min", tz="UTC"))
+    young = week.time >= pd.Timestamp("2026-03-06", tz="UTC")
+    week["y"] = week.y.where(~young | (week.y != week.p)).astype(float)
+    week.loc[week.index % 50 == 0, "time"] = pd.NaT
+    week = week.sample(frac=1, random_state=0)
+    v = compare(answers(rng, 3000), week, time="time", **ASK)
+    assert v.action == "keep" and v.quality["waiting"] > 40 and v.rows["labelled"] < 830
+    assert v.quality["matured_until"].startswith("2026-03-06") and "do not count yet" in v.notes[-1]
+    assert compare(answers(rng, 3000), week, **ASK).action == "retrain"  # without times nobody can know
+    part = Monitor("m", answers(rng, 3000), week, dict(time="time", **ASK))
+    assert f"{v.rows['labelled']:,}" in str(part.quality())
+
+
+@pytest.mark.parametrize("odd, words", [
+    ([1 + 2j, 3j] * 100, "complex"),
+    (pd.Series(["a", "b\ud800"] * 100, dtype=object), "expected Unicode"),
+])
+def test_what_cannot_be_stored_is_refused_by_name(odd, words):
+    base = pd.DataFrame(dict(x=np.arange(200.) % 7, k=["a", "b"] * 100))
+    for b, c in ((base.assign(k=odd), base), (base, base.assign(k=odd))):
+        with pytest.raises(SchemaError, match=f"column 'k'.*{words}"): compare(b, c)
+
+
+def test_columns_of_lists_are_watched_for_gaps_alone():
+    base = pd.DataFrame(dict(x=np.arange(200.) % 7, p=[0, 1] * 100))
+    base["k"], base["many"] = [[1, 2], {"a": 1}] * 100, [np.arange(3)] * 200
+    m = Monitor("m", base, base.assign(k=[None, [7]] * 100), dict(prediction="p"))
+    assert [(f.cause, f.column) for f in m.verdict.findings] == [("missing", "k")]
+    assert "k" in str(m.data_quality()) and "many" in str(m.inputs_section()) and "k" in str(m.findings())
