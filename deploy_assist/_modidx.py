@@ -2496,6 +2496,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'deploy_assist.verdict._clock': ('verdict.html#_clock', 'deploy_assist/verdict.py'),
                                        'deploy_assist.verdict._decide': ('verdict.html#_decide', 'deploy_assist/verdict.py'),
                                        'deploy_assist.verdict._drawn': ('verdict.html#_drawn', 'deploy_assist/verdict.py'),
+                                       'deploy_assist.verdict._holds': ('verdict.html#_holds', 'deploy_assist/verdict.py'),
                                        'deploy_assist.verdict._judge': ('verdict.html#_judge', 'deploy_assist/verdict.py'),
                                        'deploy_assist.verdict._moved': ('verdict.html#_moved', 'deploy_assist/verdict.py'),
                                        'deploy_assist.verdict._one_per_column': ( 'verdict.html#_one_per_column',

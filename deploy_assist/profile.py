@@ -24,7 +24,7 @@ def _check_text(texts: Iterable[Any], column: Any) -> None:
     try: "".join(t for t in texts if isinstance(t, str)).encode()
     except UnicodeEncodeError as e:
         raise SchemaError(f"column {column!a}: got text with {e.object[e.start]!a}, expected Unicode that can be stored: mend it "
-                          "where it is read, by open(..., errors='replace'), or by s.encode('utf-8', 'replace').decode()") from None
+                          "where it is read, by open(..., errors='replace'), or s.encode('utf-8', 'replace').decode()") from None
 
 def _check_real(values: pd.Series) -> None:
     some = values.dropna().iloc[:2000] if values.dtype == object else ()

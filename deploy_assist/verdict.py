@@ -471,8 +471,10 @@ def compare(
         b, c, prediction, score, label, task, w, lim, metrics_at_release, stored, summed
     )
     judged = _judge(out_found, ALPHA["outputs"])
-    found += _attribute(judged, found, label, labelled, drifts, outs, lim)
     worse = _judge(qfound, ALPHA["quality"])
+    told = _attribute(judged, found, label, labelled, drifts, outs, lim)
+    if _holds(qfound, labelled, lim): told = [x for x in told if x[0].cause != "model" or "drift" not in x[0].data]
+    found += told
     found += worse[:1]
     if waiting:
         quality |= dict(waiting=waiting, matured_until=settled and settled.isoformat())
@@ -662,6 +664,13 @@ def _attribute(judged, found, label, labelled, drifts, outs, lim) -> list[tuple[
     best = sorted(labels, key=lambda x: (x[0].data["part"] != "label", -x[0].effect))[:1]
     return best + [x for x in out if x[0].cause != "labels"][:1]
 
+def _holds(qfound: list[Suspect], labelled: int, lim: dict) -> bool:
+    "Do enough labels show that no loss can be beyond the tolerance? Then a score that moved is no worse model."
+    def borne(x):
+        is_share = x.metric in ("accuracy", "roc_auc")
+        return x.high <= (lim["tolerance"] if is_share else lim["tolerance_relative"] * x.before)
+    return bool(qfound) and labelled >= lim["min_labels"] and all(borne(s.data["loss"]) for s in qfound)
+
 def _order(k: str) -> tuple:
     try: return 0, float(k), k
     except ValueError: return 1, 0.0, k
@@ -704,6 +713,8 @@ def _ordered(
         )
     return tuple(out)
 
+_UNMET = {"quality fell beyond the tolerance": "the loss may still be within the tolerance"}
+
 def _decide(findings, n, labelled, waiting, worse, lim, version_change, history, label):
     "One of five words, with the reason, the next step and the conditions of a retrain."
     moved = {f.column for f in findings if f.cause == "population"}
@@ -718,8 +729,9 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
     conditions = (
         dict(
             name="quality fell beyond the tolerance",
-            met=loss is not None,
-            evidence=f"{loss.metric} lost {number_text(loss.loss, 3)} ({number_text(loss.low, 3)} to {number_text(loss.high, 3)})"
+            met=loss is not None and loss.low > loss.loss / loss.size,
+            evidence=f"{loss.metric} lost {number_text(loss.loss, 3)} ({number_text(loss.low, 3)} to "
+            f"{number_text(loss.high, 3)}), {number_text(loss.loss / loss.size, 3)} is borne"
             if loss
             else "no loss with evidence"
             if labelled
@@ -729,7 +741,7 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
             name="enough labels",
             met=labelled >= lim["min_labels"],
             evidence=f"{labelled:,} labelled rows, {lim['min_labels']:g} needed"
-            + (f"; {waiting:,} newer ones wait until others of their time are labelled" if waiting else ""),
+            + (f"; {waiting:,} newer ones wait until more rows of their time are labelled" if waiting else ""),
         ),
         dict(
             name="the feed is clean",
@@ -760,8 +772,8 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
     if not findings and waiting and labelled < lim["min_labels"]:
         return (
             "cannot tell",
-            f"no input moved, and the labels are immature: {labelled:,} can be judged by, {lim['min_labels']:g} are needed, "
-            f"{waiting:,} came before others of their time",
+            f"no input moved, but the labels are immature: {labelled:,} of {labelled + waiting:,} count so far, "
+            f"{lim['min_labels']:g} are needed",
             "wait for more labels",
             conditions,
         )
@@ -780,7 +792,7 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
         return (
             "watch",
             lost,
-            "; ".join(f"wait: {k['name']} ({k['evidence']})" for k in conditions if not k["met"]),
+            "; ".join(f"wait: {_UNMET.get(k['name'], k['name'])} ({k['evidence']})" for k in conditions if not k["met"]),
             conditions,
         )
     if findings[0].cause == "service":

@@ -58,11 +58,11 @@ def test_nothing_is_met_by_nothing():
     base = answers(rng, 1000)
     met = {c["name"]: c["met"] for c in compare(base, answers(rng, 300), **ASK).conditions}
     assert met["seen in enough windows"] is False and met["the feed is clean"]
-    for empty in (base[:0], baseline_profile(base[:0])):
-        v = compare(baseline_profile(base, **ASK) if not isinstance(empty, pd.DataFrame) else base, base[:0], **ASK)
+    for known in (base, baseline_profile(base, **ASK)):
+        v = compare(known, base[:0], **ASK)
         assert v.action == "cannot tell" and "changed" not in str(v)
     m = Monitor("m", base, base[:0], dict(prediction="p", label="y"))
-    assert "cannot tell that nothing changed" in str(m.findings()) and "tolerance in" not in str(m.findings())
+    assert "no proof here" in str(m.findings()) and "tolerance in" not in str(m.findings())
 
 
 def test_numbers_are_written_out():
@@ -121,3 +121,24 @@ def test_columns_of_lists_are_watched_for_gaps_alone():
     m = Monitor("m", base, base.assign(k=[None, [7]] * 100), dict(prediction="p"))
     assert [(f.cause, f.column) for f in m.verdict.findings] == [("missing", "k")]
     assert "k" in str(m.data_quality()) and "many" in str(m.inputs_section()) and "k" in str(m.findings())
+
+
+def test_a_score_that_moved_is_no_worse_model_where_labels_show_that_quality_holds():
+    rng = np.random.default_rng(20)
+    def scored(n, squeeze=1.0):
+        y = rng.integers(0, 2, n)
+        return pd.DataFrame(dict(x=rng.normal(size=n), y=y, s=3 + squeeze * (y + rng.normal(0, .3, n))))
+    ask = dict(score="s", label="y")
+    v = compare(scored(5000), scored(20_000, .8), **ask)
+    assert v.action == "keep" and next(d.ks for d in v.outputs if d.column == "s") > .1
+    v = compare(scored(5000), scored(20_000, .8).assign(y=None), **ask)
+    assert [f.cause for f in v.findings] == ["labels"]  # without labels it has to be looked at
+
+
+def test_a_retrain_needs_a_loss_whose_whole_interval_is_beyond_the_tolerance():
+    rng = np.random.default_rng(21)
+    base = answers(rng, 5000)
+    small, sure = (compare(base, answers(rng, n, .85), **ASK) for n in (600, 20_000))
+    assert [f.cause for f in small.findings] == ["model"] == [f.cause for f in sure.findings]
+    assert (small.action, sure.action) == ("watch", "retrain")
+    assert small.conditions[0]["met"] is False and "0.02 is borne" in small.conditions[0]["evidence"]
