@@ -36,6 +36,7 @@ from .release import Release, load_release, scores_of, untrusted_types
 from .report import NOT_TRAFFIC, check_parameters, clock, interval, number, read_frame, run_notebook
 from .report import start_kernel, stem, stop_kernel, _css, _run_folder, _tidy, _write
 from .schema import Schema
+from .verdict import _plain
 
 # %% ../nbs/28_retrain.ipynb #rtrn0005
 SETTINGS = {
@@ -317,7 +318,7 @@ class Retraining:
         d = asdict(self)
         d |= {k: None if d[k] is None else str(d[k]) for k in ("html", "json", "notebook")}
         d |= {k: d[k] and d[k].isoformat() for k in ("since", "until")}
-        return _finite(d | {"promote": self.promote_line, "summary": _headline(self)})
+        return _plain(d | {"promote": self.promote_line, "summary": _headline(self)})
 
     def __str__(self) -> str:
         marks = [f"{'✓' if c.is_met else '✗'} {c.name}: {c.evidence}" for c in self.conditions]
@@ -335,12 +336,6 @@ _IN_JUPYTER = ".da.da th,.da.da td{text-align:left}.da.da .n{text-align:right}" 
 def _headline(r: Retraining) -> str:
     why = f": {r.reason}" if r.decision == "failed" or r.difference is None and r.reason else ""
     return f"{r.name}: {r.decision}, {DECISIONS[r.decision][0]}{why}" + (f"; {r.difference}" if r.difference else "")
-
-def _finite(v: Any) -> Any:
-    if isinstance(v, dict): return {k: _finite(x) for k, x in v.items()}
-    if isinstance(v, (list, tuple)): return [_finite(x) for x in v]
-    if isinstance(v, (float, np.floating)): return float(v) if math.isfinite(v) else None
-    return v.item() if isinstance(v, np.generic) else v
 
 # %% ../nbs/28_retrain.ipynb #rtrn0026
 _TEMPLATES = files("deploy_assist") / "templates"
@@ -412,29 +407,34 @@ def _read_notebook(path: Path) -> Any:
         nb.metadata["kernelspec"] = dict(name="python3", display_name="Python 3", language="python")
     return nb
 
-def notebook_parameters(
-    path: str | Path,             # a training notebook
-    given: Mapping | None = None,  # values, checked against the types
-) -> dict[str, Any]:              # name -> default (None when it is no literal)
-    "What a training notebook asks for. Raises `ConfigError` when it cannot be one, or when a value is of the wrong type."
+def _inspected(path: Path) -> dict[str, dict]:
+    "The parameters of a training notebook, as papermill finds them. Raises `ConfigError` when it cannot be one."
     import nbformat
     pm = need("papermill", "notebook", "retrains")
-    path, nb = Path(path), _read_notebook(Path(path))
+    nb = _read_notebook(path)
     if not any("parameters" in (c.metadata.get("tags") or []) for c in nb.cells):
         raise ConfigError(f"notebook: {path.name} has no cell tagged 'parameters', expected one with {' and '.join(_NEEDED)}: "
                           f"deploy-assist retrain NAME --init shows how")
     with tempfile.TemporaryDirectory(prefix="deploy-assist-") as folder:
         nbformat.write(nb, copy := Path(folder) / path.name)
         known = pm.inspect_notebook(str(copy))
-        check_parameters(copy, given or {})
     missing = [p for p in _NEEDED if p not in known]
     if missing:
         raise ConfigError(f"notebook: the parameters of {path.name} are {', '.join(known) or 'none'}, expected also "
                           f"{' and '.join(missing)}")
+    return known
+
+def _defaults(known: Mapping[str, dict]) -> dict[str, Any]:
     def literal(text):
         try: return literal_eval(text)
         except (ValueError, SyntaxError): return None
     return {k: literal(v["default"]) for k, v in known.items()}
+
+def notebook_parameters(
+    path: str | Path,  # a training notebook
+) -> dict[str, Any]:   # name -> default (None when it is no literal)
+    "What a training notebook asks for. Raises `ConfigError` when it cannot be one."
+    return _defaults(_inspected(Path(path)))
 
 # %% ../nbs/28_retrain.ipynb #rtrn0032
 def training_notebook(
@@ -747,11 +747,11 @@ def retrain(
     _refuse_task(champion.schema)
     since, until = interval(settings["window"], None, until, datetime.now(UTC))
     path = _notebook_for(name, settings["notebook"])
-    known = notebook_parameters(path)
+    found_in = _inspected(path)
     run = _Run(name, champion, found.version, settings, since, until, began)
     data = data if data is not None else settings["data"] or None
     log = log if isinstance(log, PredictionLog) else PredictionLog(log)
-    with _alone(name): return _retrain(run, path, known, data, parameters or {}, found.folder, log, out, timeout_s)
+    with _alone(name): return _retrain(run, path, found_in, data, parameters or {}, found.folder, log, out, timeout_s)
 
 def _notebook_for(name: str, said: str) -> Path:
     if said: return Path(said).absolute()
@@ -759,12 +759,14 @@ def _notebook_for(name: str, said: str) -> Path:
     return here if here.is_file() else TEMPLATE
 
 def _retrain(
-    run: _Run, path: Path, known: Mapping, data: Any, more: Mapping, folder: Path, log: PredictionLog, out: Path, timeout_s: float
+    run: _Run, path: Path, found_in: Mapping, data: Any, more: Mapping, folder: Path, log: PredictionLog, out: Path,
+    timeout_s: float,
 ) -> Retraining:
     "Look, set aside, train, compare, decide."
+    known = _defaults(found_in)
     label = more.get("label") or known.get("label") or ""
     if not label or label in run.champion.schema: label = run.champion.roles["label"]  # a name that no column has
-    notebook_parameters(path, _parameters(run, known, more, Path("/"), folder, label))  # before anything is read
+    check_parameters(path, _parameters(run, known, more, Path("/"), folder, label), found_in)  # before anything is read
     X, y, which = _labelled_rows(run, log)
     earlier = retrains(run.name)
     held = _held_out(X, which["prediction_id"], run.settings["holdout"]) if len(X) else np.zeros(0, bool)
