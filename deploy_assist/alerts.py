@@ -36,6 +36,7 @@ def _filled(given: str) -> str:
     "`${NAME}` replaced from the environment; a name that is not set stays."
     return re.sub(r"\$\{(\w+)\}", lambda m: os.environ.get(m[1], m[0]), given)
 
+# %% ../nbs/245_alerts.ipynb #albdcc02
 @dataclass(frozen=True)
 class Target:
     "Where alerts go."
@@ -48,6 +49,7 @@ class Target:
         "The same for the same text, whoever stored it."
         return hashlib.sha256(self.given.encode()).hexdigest()[:16]
 
+# %% ../nbs/245_alerts.ipynb #albdcc04
 def read_target(
     given: str,
     must_be_filled: bool = False,  # before sending: every variable has to be set
@@ -85,6 +87,7 @@ def _check_webhook(url: str) -> str:
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}/***"
 
+# %% ../nbs/245_alerts.ipynb #alb9dc07
 def _mail(url: str) -> dict:
     "What an address of a mail server says: host, port, user, password, to, sender."
     parts = _parts(url)
@@ -107,6 +110,7 @@ def _check_email(url: str) -> str:
     user = f"{said['user']}:***@" if said["user"] else ""
     return f"smtp{'s' if said['tls'] else ''}://{user}{said['host']}:{said['port']}/?to={','.join(said['to'])}"
 
+# %% ../nbs/245_alerts.ipynb #alb9dc10
 def _words(text: str) -> list[str]:
     "The words of a command."
     try: words = shlex.split(text.partition(":")[2])
@@ -136,6 +140,7 @@ _TODO = {"keep": "Nothing: it is as it was.", "watch": "Look at the report, and 
 
 def _at(t: datetime | None) -> str: return f"{t.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if t else "an unknown time"
 
+# %% ../nbs/245_alerts.ipynb #al6b3c12
 def verdict_message(
     id: str,
     name: str,                # the model
@@ -156,6 +161,7 @@ def verdict_message(
                  window_end=window[1].isoformat(), report=report)
     return Message(id, f"{name}: {action}", "\n".join(filter(None, lines)), facts)
 
+# %% ../nbs/245_alerts.ipynb #al6b3c14
 def missing_message(
     id: str,
     name: str,
@@ -175,6 +181,7 @@ def missing_message(
                  window_end=window[1].isoformat(), error=error)
     return Message(id, f"{name}: a report is missing", "\n".join(lines), facts)
 
+# %% ../nbs/245_alerts.ipynb #al6b3c17
 def retrain_message(
     id: str,
     name: str,
@@ -238,6 +245,7 @@ def _letter(said: Mapping, m: Message) -> EmailMessage:
         mail.add_attachment(page.read_text(encoding="utf-8"), subtype="html", filename=page.name)
     return mail
 
+# %% ../nbs/245_alerts.ipynb #ale1fc19
 def _email(url: str, m: Message) -> None:
     said, context = _mail(url), ssl.create_default_context()
     options = dict(host=said["host"], port=said["port"], timeout=_TIMEOUT_S, local_hostname=socket.gethostname() or "localhost")
@@ -271,6 +279,7 @@ def _command(text: str, m: Message) -> None:
         said = " ".join(err.read().decode(errors="replace").split())[-200:]
     if p.returncode: raise AlertError(f"{words[0]} ended with {p.returncode} {said}".rstrip())
 
+# %% ../nbs/245_alerts.ipynb #aladfc21
 _SEND = {"webhook": _webhook, "email": _email, "command": _command}
 
 def send(
@@ -319,6 +328,7 @@ outbox = sa.Table(
     sa.UniqueConstraint("event", "target"),
 )
 
+# %% ../nbs/245_alerts.ipynb #ala9ec24
 def insert_new(connection: sa.Connection, table: sa.Table, row: Mapping) -> bool:  # was it new?
     "Enter a row, unless one with its unique values is there."
     insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
@@ -329,6 +339,7 @@ def clock(connection: sa.Connection) -> datetime:
     if connection.dialect.name == "sqlite": return datetime.now(UTC)
     return connection.execute(sa.select(sa.func.clock_timestamp())).scalar().astimezone(UTC)
 
+# %% ../nbs/245_alerts.ipynb #ala9ec25
 def post(
     connection: sa.Connection,
     schedule: str,              # the schedule's id
@@ -361,6 +372,7 @@ def _give_up(engine: sa.Engine) -> None:
             c.execute(sa.update(outbox).where(o.id == entry.id, dead).values(state="unsure", lease_until=None, error=_UNSURE))
             _log.warning("the alert %s to %s: %s", entry.event, entry.shown, _UNSURE)
 
+# %% ../nbs/245_alerts.ipynb #ala78c27
 def _doubts(engine: sa.Engine, entry: Any) -> list:
     "Earlier entries of the same target of which nobody knows whether they arrived, and of which it was not told yet."
     o = outbox.c
@@ -373,6 +385,7 @@ def _message(entry: Any, doubts: Iterable) -> Message:
     more = [f"Perhaps not delivered: {json.loads(d.message)['subject']} ({_at(d.created)})" for d in doubts]
     return replace(said, text="\n".join([said.text, *more]))
 
+# %% ../nbs/245_alerts.ipynb #ala78c28
 def _attempt(given: str | None, said: Message, n: int, now: datetime) -> dict:
     "Send a message for the `n`th time; what to write down about it."
     if given is None: return dict(state="failed", attempt=n, error="the schedule has no such target any more")
@@ -383,6 +396,7 @@ def _attempt(given: str | None, said: Message, n: int, now: datetime) -> dict:
         return dict(state="queued" if n < _MOST else "failed", attempt=n, not_before=now + wait, error=str(e)[:500])
     return dict(state="sent", attempt=n, sent=now, error=None)
 
+# %% ../nbs/245_alerts.ipynb #ala78c29
 def deliver(
     engine: sa.Engine,
     find: Callable[[str, str], str | None],  # (schedule's id, `Target.id`) -> the target with its secrets

@@ -52,6 +52,7 @@ def _field(name: str, text: str) -> frozenset[int]:
         found |= set(range(a, b + 1, int(step or 1)))
     return frozenset(v % 7 for v in found) if name == "weekday" else frozenset(found)
 
+# %% ../nbs/25_schedule.ipynb #sc2a3c03
 @dataclass(frozen=True)
 class Cron:
     "The times that a cron text names in a zone. Raises `ConfigError` for a text or zone that names none."
@@ -75,6 +76,7 @@ class Cron:
 
 _CRON = "expected minute hour day month weekday, such as '0 6 * * MON'"
 
+# %% ../nbs/25_schedule.ipynb #sc2a3c05
 def _names_day(self: Cron, day: date) -> bool:
     f = self.fields
     of_month, of_week = day.day in f["day"], day.isoweekday() % 7 in f["weekday"]
@@ -102,6 +104,7 @@ def _gap_end(zone: ZoneInfo, before: datetime, after: datetime) -> datetime:
         else: before = middle
     return after.replace(microsecond=0)
 
+# %% ../nbs/25_schedule.ipynb #sc2a3c07
 def after(self: Cron, t: datetime) -> datetime:
     "The first time later than `t`."
     day = t.astimezone(self.zone).date() - timedelta(days=1)
@@ -143,6 +146,7 @@ _runs = sa.Table(
     sa.UniqueConstraint("model", "report", "window_start"),
 )
 
+# %% ../nbs/25_schedule.ipynb #sca8cc09
 _BESIDE = "-schedules"
 
 def _engine(log: Any = None) -> sa.Engine:
@@ -219,6 +223,7 @@ class Schedule:
                 "command")
         return {k: getattr(self, k) for k in kept} | {"out": str(self.place), "next": self.next}
 
+# %% ../nbs/25_schedule.ipynb #sc6b3c12
 def _from_row(row: Any) -> Schedule:
     spec = json.loads(row.spec)
     found = tuple(map(_stored_target, spec.pop("alerts")))
@@ -230,8 +235,10 @@ def _stored_target(given: str) -> Target:
     try: return read_target(given)
     except ConfigError: return Target(given, "", given if given.startswith("${") else "***")
 
+# %% ../nbs/25_schedule.ipynb #sc6b3c14
 _TARGETS = ("cron", "systemd", "github", "airflow", "k8s")
 
+# %% ../nbs/25_schedule.ipynb #sc6b3c16
 def schedule(
     name: str,                    # the registered model
     *,
@@ -288,6 +295,7 @@ def schedule(
         made = _from_row(c.execute(sa.select(_schedules).where(_schedules.c.id == id)).one())
     return made if target is None else _TEXTS[target](made, engine)
 
+# %% ../nbs/25_schedule.ipynb #sc6b3c18
 def list_schedules(log: Any = None) -> list[Schedule]:
     "What is scheduled."
     with _engine(log).begin() as c: return [_from_row(r) for r in c.execute(sa.select(_schedules).order_by(_schedules.c.id))]
@@ -300,6 +308,7 @@ def remove(id: str, log: Any = None) -> None:
             raise ConfigError(f"schedule: got {id!r}, expected one of {', '.join(there) or 'none: nothing is scheduled'}")
         c.execute(sa.delete(_runs).where(_runs.c.report.in_([id, f"{id}:retrain"]), _runs.c.state == "queued"))
 
+# %% ../nbs/25_schedule.ipynb #sc6b3c19
 def runs(name: str | None = None, *, log: Any = None, limit: int = 20) -> Any:  # a frame, newest first
     "The newest runs: name, window, state, action, exit code, times, attempt, report (its page), error."
     import pandas as pd
@@ -337,6 +346,7 @@ signal.signal(signal.SIGTERM, signal.SIG_DFL)
 os.kill(os.getpid(), -code)"""
 _SENTINEL = "application/vnd.deploy-assist.done+json"
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c21
 class Broken(DeployAssistError):
     "A run did not do what it should."
     def __init__(self, message: str, code: int = 1): self.code = code; super().__init__(message)
@@ -354,6 +364,7 @@ def _words(s: Schedule, row: Any, folder: Path) -> list[str]:
     return [*here, "report", s.name, "--since", since, "--until", until, "--baseline", s.baseline, "--out", str(s.place),
             "--json"]
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c22
 def _environment(s: Schedule, url: str) -> dict:
     "The run finds what the person's session found: home, log and registry."
     folder = s.folder if Path(s.folder).is_dir() else os.getcwd()
@@ -361,6 +372,7 @@ def _environment(s: Schedule, url: str) -> dict:
     usual = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "DEPLOY_ASSIST_HOME": s.home}
     return usual | os.environ | {"DEPLOY_ASSIST_LOG_URL": url, "PYTHONPATH": library}
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c24
 def _end(p: subprocess.Popen) -> None:
     "Ask the run to end, then make it."
     for sign, wait in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
@@ -388,6 +400,7 @@ def _run(s: Schedule, row: Any, url: str, is_ours: Callable[[], bool]) -> dict:
     except OSError as e: raise Broken(f"the run could not be started or filed ({e.strerror or e})") from None
     finally: shutil.rmtree(folder, ignore_errors=True)
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c26
 def _process(s: Schedule, words: list[str], env: dict, is_ours: Callable[[], bool]) -> tuple[int, str, str]:
     "Exit code, stdout and stderr."
     memory = str(int((s.memory_mb or 0) * 2**20))
@@ -409,6 +422,7 @@ def _process(s: Schedule, words: list[str], env: dict, is_ours: Callable[[], boo
 
 class _Lost(DeployAssistError): "The lease is somebody else's."
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c28
 def _believe(s: Schedule, row: Any, code: int, out: str, err: str, folder: Path, began: datetime) -> dict:
     "What the run found, when everything about it agrees."
     said = redact((err.strip().splitlines() or [""])[-1])[:400]
@@ -429,6 +443,7 @@ def _believe(s: Schedule, row: Any, code: int, out: str, err: str, folder: Path,
         path = path.with_suffix(".html")
     return dict(action=action, exit_code=code, path=str(path), verdict=verdict)
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c29
 _DECISIONS = {"promoted": 0, "rejected": 0, "ready": 20, "failed": 1}
 
 def _decision(code: int, out: str, said: str) -> dict:
@@ -440,6 +455,7 @@ def _decision(code: int, out: str, said: str) -> dict:
     if decision == "failed": raise Broken(f"the retrain failed: {answer.get('reason')}")
     return dict(action=decision, exit_code=code, path=answer.get("html"), verdict=answer)
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c32
 def _ran_whole(path: Path, action: str) -> None:
     "Every cell has its execution count, none an error, and the sentinel says the action."
     try: cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -450,6 +466,7 @@ def _ran_whole(path: Path, action: str) -> None:
     ends = [o["data"][_SENTINEL] for c in code for o in c["outputs"] if _SENTINEL in o.get("data", {})]
     if [e.get("action") for e in ends] != [action]: raise Broken("its notebook ended without the sentinel")
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c34
 def _file(s: Schedule, row: Any, folder: Path, path: str) -> str:
     "Move what a command wrote to where reports lie, the JSON file last; its page, or the JSON file."
     stem, shown = f"{s.name}-{row.window_start:%Y%m%dT%H%M%S}Z", None
@@ -474,6 +491,7 @@ def _limits(s: Schedule) -> dict:
             raise ConfigError(f"{path}: [reports] {key}: got {value!r}, expected a number, 0 or more")
     return DEFAULTS["reports"] | given
 
+# %% ../nbs/25_schedule.ipynb #sc53ec36
 def _slots(s: Schedule, last: datetime | None, now: datetime) -> list[datetime]:
     "Times after `last` up to now, oldest first: the latest, or all (at most the newest 366)."
     found, t = [], now + timedelta(microseconds=1)
@@ -481,6 +499,7 @@ def _slots(s: Schedule, last: datetime | None, now: datetime) -> list[datetime]:
     while len(found) < most and (t := s.times.before(t)) > (last or s.created): found.append(t)
     return found[::-1]
 
+# %% ../nbs/25_schedule.ipynb #sc53ec39
 def _enter(c: sa.Connection, model: str, report: str, window: tuple[datetime, datetime], due: datetime, now: datetime) -> bool:
     return insert_new(c, _runs, dict(id=uuid.uuid4().hex, model=model, report=report, window_start=window[0],
                                      window_end=window[1], due=due, state="queued", attempt=0, not_before=now, opened=0))
@@ -492,6 +511,7 @@ def _enqueue(engine: sa.Engine, s: Schedule, now: datetime) -> None:
         last = last.replace(tzinfo=UTC) if last is not None and last.tzinfo is None else last
         for due in _slots(s, last, now): _enter(c, s.name, s.id, s.slot(due), due, now)
 
+# %% ../nbs/25_schedule.ipynb #sc53ec41
 def _claim(engine: sa.Engine, now: datetime, owner: str, ids: Sequence[str], only: str | None = None) -> Any:
     "The next run that is ours now, or None."
     r = _runs.c
@@ -508,6 +528,7 @@ def _claim(engine: sa.Engine, now: datetime, owner: str, ids: Sequence[str], onl
                 return c.execute(sa.select(_runs).where(r.id == row.id)).one()
     return None
 
+# %% ../nbs/25_schedule.ipynb #sc53ec42
 def _keeper(engine: sa.Engine, row: Any, owner: str, stop: threading.Event) -> Callable[[], bool]:
     "Renews the lease when asked; False when it is lost, or when we are to stop."
     state = dict(at=time.monotonic())
@@ -523,6 +544,7 @@ def _keeper(engine: sa.Engine, row: Any, owner: str, stop: threading.Event) -> C
         return kept
     return is_ours
 
+# %% ../nbs/25_schedule.ipynb #sc53ec44
 def _execute(
     engine: sa.Engine, s: Schedule, row: Any, owner: str, now: datetime, url: str, stop: threading.Event
 ) -> dict | None:
@@ -554,6 +576,7 @@ def _execute(
             return _plain(done)
     return _patiently(write, stop)
 
+# %% ../nbs/25_schedule.ipynb #sc53ec45
 def _patiently(work: Callable, stop: threading.Event) -> Any:
     "Do `work` on the database, which may be away for a while."
     for wait in (0.5, 2, 5, 10, 15, None):
@@ -561,6 +584,7 @@ def _patiently(work: Callable, stop: threading.Event) -> Any:
         except sa.exc.OperationalError:
             if wait is None or stop.wait(wait): raise
 
+# %% ../nbs/25_schedule.ipynb #sc53ec47
 def _tell(c: sa.Connection, s: Schedule, done: Any, verdict: Mapping, now: datetime) -> None:
     "Alert when the newest window's verdict is another than what was said last; wire a retrain to it."
     newer = sa.select(_runs.c.id).where(_runs.c.report == s.id, _runs.c.state == "done", _runs.c.due > done.due)
@@ -585,6 +609,7 @@ def _tell_retrain(c: sa.Connection, s: Schedule, done: Any, said: Mapping, now: 
     told = retrain_message(event, s.name, decision, (done.window_start, done.window_end), said, done.error)
     post(c, s.id, told, s.targets, now)
 
+# %% ../nbs/25_schedule.ipynb #sc53ec48
 def _miss(engine: sa.Engine, s: Schedule, now: datetime) -> None:
     "Alert when the newest report that should be there is not."
     due = s.times.before(now - max(_GRACE, timedelta(seconds=2 * s.timeout_s)) + timedelta(microseconds=1))
@@ -642,6 +667,7 @@ def _deliver(engine: sa.Engine, of: Iterable[Schedule], now: datetime, stop: thr
     given = {(s.id, t.id): t.given for s in of for t in s.targets}
     deliver(engine, lambda schedule, target: given.get((schedule, target)), now, stop)
 
+# %% ../nbs/25_schedule.ipynb #scda0c49
 def run_due(now: datetime | None = None, *, log: Any = None, stop: threading.Event | None = None) -> list[dict]:
     "Run what is due, deliver alerts, keep the folders small; the runs, as in `runs`."
     now, stop = moment(now) or datetime.now(UTC), stop or threading.Event()
@@ -655,6 +681,7 @@ def run_due(now: datetime | None = None, *, log: Any = None, stop: threading.Eve
         while ids and not stop.is_set() and (row := _claim(engine, now, owner, ids)):
             found = _execute(engine, known[row.report.removesuffix(":retrain")], row, owner, now, url, stop)
             if found: done.append(found)
+            _deliver(engine, known.values(), now, stop)  # who is to be told need not wait for the other runs
         for s in known.values():
             _miss(engine, s, now)
             try: _tidy(s, now)
@@ -662,6 +689,7 @@ def run_due(now: datetime | None = None, *, log: Any = None, stop: threading.Eve
         _deliver(engine, known.values(), now, stop)
     return done
 
+# %% ../nbs/25_schedule.ipynb #scda0c51
 def run_window(name: str, window_start: datetime | str, *, log: Any = None) -> dict:
     "Run the report of one window, now, whether or not it was run before. `name`: a model or a schedule's id."
     engine, url, now, t = _engine(log), _url(log), datetime.now(UTC), moment(window_start)
@@ -686,6 +714,7 @@ def run_window(name: str, window_start: datetime | str, *, log: Any = None) -> d
     _deliver(engine, [s], now, threading.Event())
     return done
 
+# %% ../nbs/25_schedule.ipynb #scda0c53
 _TICK_S = 15
 
 def start(
@@ -752,6 +781,7 @@ def _setting(s: Schedule, engine: sa.Engine) -> dict:
     url = f"sqlite:///{quote(engine.url.database.removesuffix(_BESIDE))}" if engine.dialect.name == "sqlite" else ""
     return {k: v for k, v in dict(DEPLOY_ASSIST_HOME=s.home, DEPLOY_ASSIST_LOG_URL=url).items() if v}
 
+# %% ../nbs/25_schedule.ipynb #sc4a0c54
 _DUE = "schedule run --due"
 _FINE = "case $? in 10|20) true;; *) exit 1;; esac"
 
@@ -761,6 +791,7 @@ def _crontab(s: Schedule, engine: sa.Engine) -> str:
     note = "" if engine.dialect.name == "sqlite" else "# set DEPLOY_ASSIST_LOG_URL in the crontab\n"
     return f"{note}*/5 * * * * {line} >/dev/null || true\n".replace("%", r"\%")
 
+# %% ../nbs/25_schedule.ipynb #sc4a0c55
 def _systemd(s: Schedule, engine: sa.Engine) -> str:
     def q(text): return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
     program = q(sys.executable).replace("$", "$$")
@@ -790,6 +821,7 @@ Persistent=true
 WantedBy=timers.target
 """
 
+# %% ../nbs/25_schedule.ipynb #sc4a0c56
 def _github(s: Schedule, engine: sa.Engine) -> str:
     return f"""name: deploy-assist
 on:
@@ -817,6 +849,7 @@ jobs:
           path: {json.dumps(s.out, ensure_ascii=False)}
 """
 
+# %% ../nbs/25_schedule.ipynb #sc4a0c57
 def _airflow(s: Schedule, engine: sa.Engine) -> str:
     command = f"{shlex.quote(sys.executable)} -m deploy_assist.cli {_DUE} || {_FINE}"
     return f'''from datetime import datetime, timedelta, timezone
@@ -840,6 +873,7 @@ with DAG(
     )
 '''
 
+# %% ../nbs/25_schedule.ipynb #sc4a0c58
 def _k8s(s: Schedule, engine: sa.Engine) -> str:
     return f"""apiVersion: batch/v1
 kind: CronJob

@@ -257,28 +257,28 @@ def test_two_at_once_and_killed_half_way(tmp_path):
     at_rest()
 
 
-def unfair(X, y):
-    "A model that treats the sexes apart."
+def wrong_for_the_old(X, y):
+    "A model that learnt the new world, and for those above 77 the opposite of it."
     from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder
-    from sklearn.tree import DecisionTreeClassifier
-    columns = make_column_transformer((OneHotEncoder(), ["sex"]), remainder="passthrough")
-    return make_pipeline(columns, DecisionTreeClassifier(min_samples_leaf=20, random_state=0)).fit(X, y)
+    from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
+    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["sex"]), (StandardScaler(), ["age", "bp"]))
+    model = make_pipeline(columns, PolynomialFeatures(3), LogisticRegression(C=100, max_iter=5000))
+    return model.fit(X, y.where(X.age <= 77, (X.bp > 120).astype(int)))
 
 
 def test_worse_for_some_and_red_checks_are_no_promotion_whatever_the_policy(world, tmp_path):
     champion = load_release(resolve("models:/bad@champion").folder)
     X, y = people(700, 1, slope=-0.06)
     known = ~set_aside(content_keys(X), 0.3)
-    opposite = y.where(X.sex == "m", (X.bp > 120).astype(int))
-    model = unfair(X, opposite)
-    challenger = prepare_like(champion, model, X[known], y[known], onnx=False, settings={"limits": {"bundle_mb": 0.001}})
-    challenger.save(tmp_path / "made")
+    model, too_small = wrong_for_the_old(X[known], y[known]), {"limits": {"bundle_mb": 0.001}}
+    prepare_like(champion, model, X[known], y[known], onnx=False, settings=too_small).save(tmp_path / "made")
     cell = f"import shutil\nshutil.copytree({str(tmp_path / 'made')!r}, out)"
     told = retrain("bad", notebook=notebook(tmp_path / "train.ipynb", cell), policy="auto")
     unmet = {c.name: c.evidence for c in told.conditions if not c.is_met}
     assert (told.decision, told.challenger, told.policy) == ("rejected", "2", "auto"), str(told)
-    assert set(unmet) == {"no slice is worse", "the checks pass"} and "sex f" in unmet["no slice is worse"], str(told)
+    assert set(unmet) == {"no slice is worse", "the checks pass"} and "age above" in unmet["no slice is worse"], str(told)
+    assert told.difference.low > 0 and "failed: artefact.size" in unmet["the checks pass"]
     assert "force=True" in told.promote_line and current_version("bad") == "1"
     assert not versions("bad")["checks_passed"].iloc[0] and "rejected" in history("bad")["reason"].iloc[-1]
