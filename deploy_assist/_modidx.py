@@ -2189,6 +2189,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'deploy_assist.schedule._plain': ('schedule.html#_plain', 'deploy_assist/schedule.py'),
                                         'deploy_assist.schedule._process': ('schedule.html#_process', 'deploy_assist/schedule.py'),
                                         'deploy_assist.schedule._ran_whole': ('schedule.html#_ran_whole', 'deploy_assist/schedule.py'),
+                                        'deploy_assist.schedule._refuse': ('schedule.html#_refuse', 'deploy_assist/schedule.py'),
                                         'deploy_assist.schedule._reopen': ('schedule.html#_reopen', 'deploy_assist/schedule.py'),
                                         'deploy_assist.schedule._run': ('schedule.html#_run', 'deploy_assist/schedule.py'),
                                         'deploy_assist.schedule._said': ('schedule.html#_said', 'deploy_assist/schedule.py'),

@@ -238,6 +238,29 @@ def _stored_target(given: str) -> Target:
 # %% ../nbs/25_schedule.ipynb #sc6b3c14
 _TARGETS = ("cron", "systemd", "github", "airflow", "k8s")
 
+def _refuse(
+    *, window: Any, catch_up: Any, on: Any, target: Any, out: Any, timeout_s: Any, memory_mb: Any, command: Any, baseline: Any
+) -> None:
+    "Raise `ConfigError` for an option that makes no sense."
+    if window is not None and (not isinstance(window, str) or not re.fullmatch(r"\s*\d+(\.\d+)?\s*[smhdw]\s*", window)
+                               or not re.search("[1-9]", window)):
+        raise ConfigError(f"window: got {window!r}, expected an age such as '7d' or '24h'")
+    for what, value, known in (("catch_up", catch_up, ("latest", "all")), ("on", on, (None, "retrain")),
+                               ("target", target, (None, *_TARGETS))):
+        if value not in known: raise ConfigError(f"{what}: got {value!r}, expected {', '.join(map(repr, known))}")
+    if not isinstance(out, str | Path): raise ConfigError(f"out: got {out!r}, expected a folder")
+    if target and not os.getcwd().isprintable():
+        raise ConfigError(f"target: got the folder {os.getcwd()!r}, expected one whose name fits in a line: a unit or a crontab "
+                          f"has no way to write it")
+    for what, value in (("timeout_s", timeout_s), ("memory_mb", memory_mb)):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9
+        if not (is_number or (what == "memory_mb" and value is None)):
+            raise ConfigError(f"{what}: got {value!r}, expected a number above 0")
+    if isinstance(command, str) or not isinstance(command, Iterable) or not all(isinstance(w, str) for w in command):
+        raise ConfigError(f"command: got {command!r}, expected a list of words, such as ['python', 'mine.py', '{{since}}']")
+    if not isinstance(baseline, str):
+        raise ConfigError(f"baseline: got {type(baseline).__name__}, expected a text that can be stored")
+
 # %% ../nbs/25_schedule.ipynb #sc6b3c16
 def schedule(
     name: str,                    # the registered model
@@ -260,24 +283,8 @@ def schedule(
     name = check_name(name)
     times = Cron(cron, timezone)
     if isinstance(window, timedelta): window = f"{window.total_seconds():g}s"
-    if window is not None and (not isinstance(window, str) or not re.fullmatch(r"\s*\d+(\.\d+)?\s*[smhdw]\s*", window)
-                               or not re.search("[1-9]", window)):
-        raise ConfigError(f"window: got {window!r}, expected an age such as '7d' or '24h'")
-    for what, value, known in (("catch_up", catch_up, ("latest", "all")), ("on", on, (None, "retrain")),
-                               ("target", target, (None, *_TARGETS))):
-        if value not in known: raise ConfigError(f"{what}: got {value!r}, expected {', '.join(map(repr, known))}")
-    if not isinstance(out, str | Path): raise ConfigError(f"out: got {out!r}, expected a folder")
-    if target and not os.getcwd().isprintable():
-        raise ConfigError(f"target: got the folder {os.getcwd()!r}, expected one whose name fits in a line: a unit or a crontab "
-                          f"has no way to write it")
-    for what, value in (("timeout_s", timeout_s), ("memory_mb", memory_mb)):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9
-        if not (is_number or (what == "memory_mb" and value is None)):
-            raise ConfigError(f"{what}: got {value!r}, expected a number above 0")
-    if isinstance(command, str) or not isinstance(command, Iterable) or not all(isinstance(w, str) for w in command):
-        raise ConfigError(f"command: got {command!r}, expected a list of words, such as ['python', 'mine.py', '{{since}}']")
-    if not isinstance(baseline, str):
-        raise ConfigError(f"baseline: got {type(baseline).__name__}, expected a text that can be stored")
+    _refuse(window=window, catch_up=catch_up, on=on, target=target, out=out, timeout_s=timeout_s, memory_mb=memory_mb,
+            command=command, baseline=baseline)
     found = [read_target(t) for t in (alerts if isinstance(alerts, list | tuple) else [alerts])]
     found = list({t.id: t for t in found}.values())
     digest = hashlib.sha256("\0".join([name, times.text, timezone, window or ""]).encode()).hexdigest()[:8]
