@@ -302,6 +302,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'deploy_assist.cli._take_hang_ups': ('cli.html#_take_hang_ups', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli._verdict': ('cli.html#_verdict', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli._version': ('cli.html#_version', 'deploy_assist/cli.py'),
+                                   'deploy_assist.cli._wrong_use': ('cli.html#_wrong_use', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli.cli': ('cli.html#cli', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli.command': ('cli.html#command', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli.keys': ('cli.html#keys', 'deploy_assist/cli.py'),

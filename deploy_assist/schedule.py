@@ -435,7 +435,9 @@ def _believe(s: Schedule, row: Any, code: int, out: str, err: str, folder: Path,
     said = redact((err.strip().splitlines() or [""])[-1])[:400]
     if code < 0: raise Broken(f"was killed by {signal.Signals(-code).name} {said}".strip())
     if _is_retrain(row): return _decision(code, out, said)
-    if code not in (0, 10, 20): raise Broken(said or f"ended with {code}", 2 if code == 2 else 1)
+    if code not in (0, 10, 20):
+        limit = f"; its address space was limited to {s.memory_mb:g} MB" if s.memory_mb and code != 2 else ""
+        raise Broken((said or f"ended with {code}") + limit, 2 if code == 2 else 1)
     try:
         if s.command: path = next(iter(sorted(folder.glob("*.json"))))
         else: path = Path(json.loads(out.strip().splitlines()[-1])["files"]["json"]).absolute()

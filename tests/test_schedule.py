@@ -82,7 +82,8 @@ def test_a_killed_scheduler_is_replaced(log, tmp_path):
 @pytest.mark.parametrize("before, said, code", [
     ("kill -9 $$", "killed by SIGKILL", 1), ("sleep 30", "longer than 0.5 seconds", 1), ("exit 2", "ended with 2", 2),
     ("exit 0", "left no JSON", 1), ("echo x > /dev/full || exit 1", "I/O error", 1),
-    ("head -c 900m /dev/zero | tail >/dev/null || exit 1", "head", 1)])
+    ("head -c 900m /dev/zero | tail >/dev/null || exit 1",
+                                               "address space was limited to 200 MB", 1)])
 def test_a_failed_run_is_broken_and_tried_again(tmp_path, before, said, code):
     s = schedule("m", cron="0 6 * * *", command=word(before=before), timeout_s=0.5 if "sleep" in before else 30, memory_mb=200)
     run, = run_due(s.next)
@@ -343,5 +344,6 @@ def test_the_command_line(capfd, tmp_path):
     assert code == 10 and json.loads(out)[0]["state"] == "done", out
     assert json.loads(sh("schedule", "runs", "--json")[1])[0]["action"] == "watch"
     assert "secret" not in sh("schedule", "list")[1] and made["id"] in sh("schedule", "list")[1]
-    assert sh("schedule", "run")[0] == 2 and sh("schedule", "add", "m", "--cron", "x")[0] == 1
+    wrong = ("run",), ("add", "m", "--cron", "x"), ("run", "m", "--window-start", "2026-01-01T00:01Z"), ("remove", "nothing")
+    assert [sh("schedule", *words)[0] for words in wrong] == [2] * 4
     assert sh("schedule", "remove", made["id"])[0] == 0
