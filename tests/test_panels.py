@@ -9,13 +9,14 @@ from html import unescape
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 from lab import Lab, run_all
 
 from deploy_assist import PredictionLog, RegistryError, history, monitor_panel, promote, register, registry_panel
 from deploy_assist.panels import Call, Facts, quality_of, runs_html, schedules_html, side_by_side, trends
 from deploy_assist.predictions import Batch, Request
 from deploy_assist.registry import record_checks, record_retrain
-from deploy_assist.schedule import Schedule, list_schedules
+from deploy_assist.schedule import Schedule, _engine, _schedules, list_schedules, schedule
 from deploy_assist.schema import Column, Schema
 
 
@@ -272,6 +273,22 @@ def test_schedule_run_due_and_remove(monitor):
     assert [call.verb for call in monitor.calls] == ["schedule", "run_due"]
     monitor.remove.click()
     assert not list_schedules() and "No report is scheduled" in text(monitor.adding.box)
+
+
+def test_what_is_due_is_run(monitor):
+    "A program of one's own in place of the report; it is as if it had been scheduled two days ago."
+    watch = ["sh", "-c", 'echo \'{"action": "watch"}\' > "$0/v.json"; exit 10', "{out}"]
+    schedule("patients", cron="0 6 * * *", command=watch)
+    with _engine().begin() as c: c.execute(sa.update(_schedules).values(created=datetime.now(UTC) - timedelta(days=2)))
+    monitor.refresh()
+    assert "missing" in text(monitor.adding.note)
+    monitor.due.click()
+    monitor.wait()
+    assert "1 run made." in text(monitor.adding.said) and "exit code 10" in text(monitor.ledger)
+    assert "watch" in text(monitor.ledger) and "there, due" in text(monitor.adding.note)
+    monitor.due.click()
+    monitor.wait()
+    assert "Nothing was due" in text(monitor.adding.said) and [call.verb for call in monitor.calls] == ["run_due"] * 2
 
 
 def test_runs_that_ended_well_badly_and_never():
