@@ -14,13 +14,13 @@ import pytest
 class Lab:
     "A JupyterLab of its own: folders, settings and token are nobody else's."
 
-    def __init__(self, folder: Path, theme: str = "JupyterLab Light"):
+    def __init__(self, folder: Path):
         self.folder, self.work, self.token = folder, folder / "work", "t0ken"
         self.work.mkdir()
         settings = folder / "settings" / "@jupyterlab"
         quiet = {
             "apputils-extension/notification": {"fetchNews": "false"},
-            "apputils-extension/themes": {"theme": theme},
+            "apputils-extension/themes": {"adaptive-theme": True},  # light or dark as the browser asks
             "docmanager-extension/plugin": {"autosave": False},
             "codemirror-extension/plugin": {"defaultConfig": {"autoClosingBrackets": True}},
         }
