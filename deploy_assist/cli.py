@@ -329,16 +329,17 @@ _alias = click.option("--alias", default="champion", show_default=True, help="Th
 @click.argument("version", required=False)
 @_reason
 @_alias
-@click.option("--force", is_flag=True, help="Although its checks failed; the history shows it.")
-def _promote(name: str, version: str | None, reason: str, alias: str, force: bool) -> Answer:
+def _promote(name: str, version: str | None, reason: str, alias: str) -> Answer:
     """Point the champion at a version (default: the challenger), and write down why.
+
+    One whose checks failed goes into production with a warning, and the history keeps the reason.
 
     \b
     Example:
       deploy-assist promote patients --reason "first release"
       deploy-assist promote patients 3 --reason "recall up 4 points on ward B" """
     from deploy_assist.registry import promote
-    return _version(promote(name, version, reason=reason, alias=alias, force=force), f"is {alias} now")
+    return _version(promote(name, version, reason=reason, alias=alias), f"is {alias} now")
 
 @command("rollback")
 @click.argument("name")

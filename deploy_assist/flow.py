@@ -473,8 +473,7 @@ _check = Step(
 def _register_code(flow, values):
     lines = [f"version = {call('register', Name('release'), alias='challenger', checks=Name('readiness'))}"]
     if values["promote"]:
-        force = dict(force=True) if _accepted(flow) else {}
-        lines.append(call("promote", Name("version.name"), Name("version"), reason=values["reason"], **force))
+        lines.append(call("promote", Name("version.name"), Name("version"), reason=values["reason"]))
     return f"from deploy_assist import {'promote, ' if values['promote'] else ''}register\n\n" + "\n".join(lines)
 
 def _register_shell(flow, values):

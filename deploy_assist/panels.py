@@ -168,6 +168,10 @@ class Shelf:
         said = self.versions.set_index("version")["checks_passed"].get(version)
         return None if said is None or pd.isna(said) else bool(said)
 
+    def failed(self, version: str) -> str:
+        "The names of the checks that failed."
+        return self.versions.set_index("version")["checks_failed"].get(version, "")
+
 def read_shelf(
     name: str,  # a registered model
     *,
@@ -206,8 +210,8 @@ def history_html(
 ) -> str:
     "Who moved which alias when and why, newest first; did the checks pass."
     def checked(e):
-        if e.forced: return "failed, promoted although"
-        return "not run" if pd.isna(e.checks_passed) else "passed" if e.checks_passed else "failed"
+        if pd.isna(e.checks_passed): return "not run"
+        return "passed" if e.checks_passed else "failed, promoted although" if e.action == "promote" else "failed"
     def state(e): return "" if e.state == "done" else f" ({e.state})"
     def cells(e): return _cell(f"{e.action} {e.alias}{state(e)}", when(e.time)), _cell(_move_said(e), f"checks {checked(e)}")
     rows = [(*cells(e), e.who, e.reason) for e in events.iloc[::-1].itertuples()]
@@ -408,9 +412,9 @@ RegistryPanel.redraw, RegistryPanel._choices, RegistryPanel.compare = redraw, _c
 RegistryPanel._waiting = _waiting
 
 # %% ../nbs/305_panels.ipynb #01f364be
-def _promotion(self: RegistryPanel, **forced) -> Call:
-    version, reason = self.promoting.parts["version"].value, self.promoting.parts["reason"].value
-    given = dict(reason=reason.strip()) | forced | self._expected() | self._more()
+def _promotion(self: RegistryPanel, reason: str | None = None) -> Call:
+    version, said = (self.promoting.parts[k].value for k in ("version", "reason"))
+    given = dict(reason=(said if reason is None else reason).strip()) | self._expected() | self._more()
     return Call("promote", (self.name, int(version) if version else None), given)
 
 def _rollback_call(self: RegistryPanel) -> Call:
@@ -418,7 +422,7 @@ def _rollback_call(self: RegistryPanel) -> Call:
     return Call("rollback", (self.name,), dict(reason=reason) | self._expected() | self._more())
 
 def _anyway_call(self: RegistryPanel) -> Call:
-    return self._promotion(force=True, reason=self.although.value.strip())
+    return self._promotion(self.although.value)
 
 def _made(self: RegistryPanel, section: Section, call: Call, again: str) -> bool:
     "Run a move. False: it was refused, and the panel says why, beside what was pressed."
@@ -452,12 +456,10 @@ def _promote(self: RegistryPanel, section: Section) -> None:
     elif self._made(section, self._promotion(), section.go.description): reason.value = ""
 
 def _refuse(self: RegistryPanel, section: Section, version: str) -> None:
-    "Let the registry refuse a version whose checks failed, say why, and offer what can be done."
-    if self._made(section, self._promotion(), section.go.description): return  # it was checked anew meanwhile, and passed
-    if "<b>Meanwhile" in section.said.value: return
-    why = re.search(r"failed its checks( \([^)]*\))?", section.said.value)
+    "Say which checks failed, and ask for a reason of its own."
+    names = self.shelf.failed(version)
     look = code_html(f"deploy-assist check models:/{self.name}/{version}", "Command line", "bash", insert=False)
-    said = f"Version {version} was not promoted: it {why[0] if why else 'failed its checks'}."
+    said = f"Version {version} was not promoted: it failed its checks{escape(f' ({names})') if names else ''}."
     section.said.value = (f"<div class='da-error' role='alert'><p><b>{said}</b></p><p>Next: see how to mend it, mend it, and "
                           f"register again.</p>{look}<p>Or promote it although they failed. The history keeps that, with the "
                           "reason below.</p></div>")

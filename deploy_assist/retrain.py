@@ -309,8 +309,7 @@ class Retraining:
         "The Python that promotes the challenger; empty when there is nothing to promote."
         if self.challenger is None or self.decision == "promoted": return ""
         said = f"retrained: {self.difference}" if self.difference else "retrained"
-        forced = ", force=True" if any(c.name == _CHECKS and not c.is_met for c in self.conditions) else ""
-        return f"promote({self.name!r}, {self.challenger!r}, reason={said!r}, expected={self.champion!r}{forced})"
+        return f"promote({self.name!r}, {self.challenger!r}, reason={said!r}, expected={self.champion!r})"
 
     def to_dict(self) -> dict:
         "As JSON-able values."
@@ -384,8 +383,7 @@ def _command(r: Retraining) -> str:
     "The shell's form of `promote_line`."
     from shlex import quote
     if not r.promote_line: return ""
-    forced = " --force" if "force=True" in r.promote_line else ""
-    return f"deploy-assist promote {quote(r.name)} {r.challenger} --reason {quote(f'retrained: {r.difference}')}{forced}"
+    return f"deploy-assist promote {quote(r.name)} {r.challenger} --reason {quote(f'retrained: {r.difference}')}"
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the page asks for nothing and runs nothing
 

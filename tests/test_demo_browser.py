@@ -184,7 +184,7 @@ def test_below_an_endpoint_behind_a_proxy_with_a_login_it_follows_the_alias(plac
     y = (X.bmi > 28).astype(int)
     made = [prepare(LogisticRegression(C=c).fit(t, y), t, y, name="followed", X_test=t, y_test=y)
             for t, c in ((X, 1), (X, 0.01), (X.assign(height=rng.normal(170, 9, 200).round()), 1))]
-    def put(release): promote("followed", register(release), reason="tests", force=True)
+    def put(release): promote("followed", register(release), reason="tests")
     put(made[0])
     home, prefix = places[0], "/models/risk"
     with (serve("models:/followed@champion", key=KEY, demo=True, root_path=prefix, poll_s=0.2, home=home,

@@ -102,13 +102,13 @@ def test_failed_checks_are_a_sentence_and_a_way_on(panel):
     said = text(panel.promoting.box)
     assert "Version 2 was not promoted: it failed its checks (leakage)" in said
     assert "deploy-assist check models:/patients/2" in said
-    assert panel.shelf.at("champion") == "1" and "force=True" in said
+    assert panel.shelf.at("champion") == "1"
     panel.anyway.click()
     assert "a reason is needed" in text(panel.promoting.said) and panel.shelf.at("champion") == "1"
     panel.although.value = "the ward has no other"
     panel.anyway.click()
     last = history("patients").iloc[-1]
-    assert (last.version, last.reason, last.forced) == ("2", "the ward has no other", True)
+    assert (last.version, last.reason, last.checks_passed) == ("2", "the ward has no other", False)
     assert "failed, promoted although" in text(panel.past) and not panel.promoting.more.children
 
 
