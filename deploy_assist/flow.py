@@ -329,7 +329,8 @@ def _model_check(flow, values):
 
 def _model_said(flow, values, outcome):
     schema = outcome.get("schema")
-    what = [values["name"], *([schema.task, f"{len(schema)} columns"] if schema is not None else [])]
+    what = [values["name"]]
+    if schema is not None: what += [schema.task, f"{len(schema)} column{'s' * (len(schema) != 1)}"]
     best = next(iter((outcome.get("metrics") or {}).items()), None)
     if best: what.append(f"{best[0]} {best[1]['value']:.3g} on {best[1]['n']:,} held-out rows")
     return ", ".join(what)
@@ -608,7 +609,7 @@ def _schedule_code(flow, values):
     "The line that runs the report again and again; empty without a schedule."
     if not _cron(values): return ""
     more = {"alerts": list(values["alerts"])} if values["alerts"] else {}
-    return call("schedule", _deployment(flow), cron=_cron(values), timezone=values["timezone"], window=values["window"], **more)
+    return call("planned = schedule", _deployment(flow), cron=_cron(values), timezone=values["timezone"], window=values["window"], **more)
 
 
 def _watch_code(flow, values):

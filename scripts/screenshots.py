@@ -137,6 +137,7 @@ def a_lab():
 
 LOOKS: dict[str, Callable] = {}
 NARROW = 390
+TOO_WIDE = "e => Math.max(e.scrollWidth - e.clientWidth, e.getBoundingClientRect().right - innerWidth)"  # pixels
 
 
 def look(name: str) -> Callable:
@@ -157,7 +158,7 @@ def four(page, folder: Path, name: str, what: str, wide: int = 1200, tall: int =
             file = folder / f"{name}-{scheme}-{width}.png"
             page.locator(what).first.screenshot(path=file, animations="disabled")
             print(file)
-        over = page.locator(what).first.evaluate("e => Math.max(e.scrollWidth - e.clientWidth, e.getBoundingClientRect().right - innerWidth)")
+        over = page.locator(what).first.evaluate(TOO_WIDE)
         if width == NARROW and over > 0: print(f"{name}: {over:.0f} pixels wider than {NARROW}")
     page.set_viewport_size(dict(width=wide, height=tall))
 
@@ -167,7 +168,8 @@ def steps_of_the_wizard(studio: Studio, folder: Path) -> None:
     "Each step as it asks and as it ends; a check that failed; an error; a step at work."
     with a_lab() as lab, studio.page("light", 1200, 2400) as page:
         def press(what): page.locator(f".da-{what}").first.click()
-        def ends(step, word="done"): page.locator(f".da-step-{step} .da-head .da-state", has_text=word).first.wait_for(timeout=120_000)
+        def ends(step, word="done"):
+            page.locator(f".da-step-{step} .da-head .da-state", has_text=word).first.wait_for(timeout=120_000)
         def shot(step, name=""): four(page, folder, f"{step}{name and '-'}{name}", f".da-step-{step}")
         lab.run_all(page, "failed.ipynb", LETTERS, 'wizard(model, X, y, name="letters")')
         press("run-contract")
@@ -176,7 +178,7 @@ def steps_of_the_wizard(studio: Studio, folder: Path) -> None:
         ends("check", "failed")
         shot("check", "failed")
         page.goto("about:blank")
-        lab.run_all(page, "deploy.ipynb", PATIENTS, START.replace("model, X, y, X_test=X_test, y_test=y_test, name=\"patients\"", ""))
+        lab.run_all(page, "deploy.ipynb", PATIENTS, "wizard()")
         page.locator(".da-run-model").wait_for()
         shot("model", "asks")
         press("run-model")
