@@ -609,7 +609,8 @@ def _schedule_code(flow, values):
     "The line that runs the report again and again; empty without a schedule."
     if not _cron(values): return ""
     more = {"alerts": list(values["alerts"])} if values["alerts"] else {}
-    return call("planned = schedule", _deployment(flow), cron=_cron(values), timezone=values["timezone"], window=values["window"], **more)
+    times = dict(cron=_cron(values), timezone=values["timezone"], window=values["window"])
+    return call("planned = schedule", _deployment(flow), **times, **more)
 
 
 def _watch_code(flow, values):

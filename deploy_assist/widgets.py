@@ -181,10 +181,10 @@ _js_insert = (
     "if(navigator.clipboard)navigator.clipboard.writeText(t).then(d,()=>ok('Use Copy'));else ok('Use Copy')},"
     "i=n&&n.querySelector('[data-jp-item-name=insert] "
     "button,jp-button[data-command=\\'notebook:insert-cell-below\\'],[data-command=\\'notebook:insert-cell-below\\']');"
-    "if(!i||!c){clip();return}const before=new Set(n.querySelectorAll('.jp-Notebook-cell'));i.click();let k=0;"
-    "const go=()=>{"
-    "const f=[...n.querySelectorAll('.jp-Notebook-cell')].find(x=>!before.has(x)),e=f&&f.querySelector('.cm-content');"
-    "if(!e){if(k++<40)return setTimeout(go,50);return clip()}e.focus();"
+    "if(!i||!c){clip();return}const before=new Set(n.querySelectorAll('.jp-Notebook-cell'));let k=0;"
+    "i.dispatchEvent(new MouseEvent('mousedown',{bubbles:true,cancelable:true,button:0}));"  # what the toolbar listens to since 4.2
+    "const go=()=>{const f=[...n.querySelectorAll('.jp-Notebook-cell')].find(x=>!before.has(x)),e=f&&f.querySelector('.cm-content');"
+    "if(!e||e.textContent){if(k++===8)i.click();if(k<50)return setTimeout(go,50);return clip()}e.focus();"
     "document.execCommand('insertText',false,t);ok('Inserted below')};setTimeout(go,30);"
 )
 
