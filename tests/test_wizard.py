@@ -253,7 +253,7 @@ def test_a_cancel_ends_what_runs_and_the_main_thread_stays_free(patients):
     w.wait(30)
     assert w.flow.state("check") == "open" and w.flow.state("contract") == "done"
     assert "Cancelled. Nothing was kept" in text(card.problem) and threads
-    assert not [t for t in threading.enumerate() if t.name == "deploy_assist job"]
+    until(lambda: not [t for t in threading.enumerate() if t.name == "deploy_assist job"], "the thread's end")
 
 
 def test_other_notebooks_find_core_widgets_and_a_static_twin(deployed):

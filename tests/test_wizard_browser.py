@@ -140,10 +140,7 @@ def test_a_failed_check_its_fix_a_cancel_a_restart_and_no_kernel(lab, page):
     until(lambda: "Deployment of letters" in (lab.work / "second.ipynb").read_text(), "the notebook is saved")
     lab.stop_kernels()
     lab.write("third.ipynb", LETTERS, "wizard(resume='deploy-letters.toml')")
-    page.goto(f"{lab.url}notebooks/third.ipynb?token={lab.token}")  # Notebook 7, and a kernel that knows nothing but the file
-    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).first.click()
+    run_all(page, f"{lab.url}notebooks/third.ipynb?token={lab.token}")  # Notebook 7, and a kernel that knows nothing but the file
     state(page, "contract", "done")
     assert 'policy="hash"' in page.locator(".da-step-contract pre").first.text_content()
     click(page, "change-contract")
