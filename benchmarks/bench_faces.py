@@ -62,6 +62,7 @@ def wizard() -> list[dict]:
         start = time.perf_counter()
         face.cards["contract"].go.click()
         found.append(dict(what=f"click, {columns} columns", seconds=time.perf_counter() - start, limit_s=0.1))
+        while face.flow.state("contract") != "done": time.sleep(0.01)
         face.cancel()
         face.wait(60)
         start = time.perf_counter()
@@ -78,11 +79,13 @@ X, y = make_classification(2_000, {columns}, random_state=0)
 X, y = pd.DataFrame(X).rename(columns="x{{}}".format), pd.Series(y, name="y")
 model = LogisticRegression(max_iter=300).fit(X, y)"""
 CLICK = """([button, drawn]) => new Promise(done => {  // [ms until the page changes, ms until the frame that shows it]
-  const start = performance.now(), face = document.querySelector('.da-wizard'); let first = 0;
+  const start = performance.now(), face = document.querySelector('.da-wizard');
+  let first = 0;
   const seen = new MutationObserver(() => {
     first = first || performance.now(); if (!face.querySelector(drawn)) return; seen.disconnect();
     requestAnimationFrame(() => setTimeout(() => done([first - start, performance.now() - start]))) });
-  seen.observe(face, {subtree: true, childList: true, characterData: true, attributes: true}); face.querySelector(button).click() })"""
+  seen.observe(face, {subtree: true, childList: true, characterData: true, attributes: true});
+  face.querySelector(button).click() })"""
 
 
 @bench
@@ -126,8 +129,8 @@ def main() -> int:
     if told["json"]: print(json.dumps(found))
     else:
         for one in found:
-            told = (f", {one[k]:.3f} s {words}" for k, words in (("cpu_s", "of CPU"), ("page_s", "of it in the page")) if k in one)
-            more = "".join(told)
+            parts = ("cpu_s", "of CPU"), ("page_s", "of it in the page")
+            more = "".join(f", {one[k]:.3f} s {words}" for k, words in parts if k in one)
             print(f"{one['what']:<26} {one['seconds']:7.3f} s{more}")
     return int(any(one["seconds"] > one.get("limit_s", float("inf")) for one in found))
 

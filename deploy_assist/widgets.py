@@ -60,6 +60,7 @@ class Job:
 def _run(self: Job) -> None:
     result = error = None
     try:
+        if self.cancelled and not self._sent: raise Cancelled  # before it began
         try: result = self._work(self)
         except Cancelled: raise
         except BaseException as e: error = e  # whatever it is, it is shown to the person
@@ -78,7 +79,8 @@ def cancel(self: Job) -> None:
     "Ask the job to stop at its next line of Python."
     with self._gate:
         if self.over.is_set() or self.cancelled: return
-        self.cancelled = True
+        self.cancelled, self._sent = True, self.thread.ident is not None
+        if not self._sent: return
         _listen(self)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread.ident), ctypes.py_object(Cancelled))
 
@@ -161,9 +163,9 @@ CSS = """
 .da-columns input[type=text], .da-columns input[type=search], .da-columns select { height: 30px; box-sizing: border-box; width: 100%; font: inherit; font-size: 13px; padding: 0 8px; border: 1px solid var(--jp-border-color1, #bbb); border-radius: 2px; background: var(--jp-layout-color1, #fff); color: var(--jp-ui-font-color1, #222); }
 .da-columns .da-find input { width: 200px; } .da-columns .da-find [role=status] { flex: 1; color: var(--jp-ui-font-color2, #666); }
 @container (max-width: 560px) { .da-columns .da-heads { display: none; } .da-columns .da-grid { grid-template-columns: 14px 1fr 100px; } .da-columns .da-c-type, .da-columns .da-c-seen, .da-columns .da-c-note { grid-column: 2 / -1; font-size: 12px; } .da-columns .da-colform { padding-left: 10px; } }
-.da-field .widget-checkbox label { white-space: normal; overflow: visible; } .da-field .widget-dropdown { flex-wrap: nowrap; } .da-field .widget-dropdown > select { width: auto; flex: 0 1 auto; }
+.da-field .widget-checkbox label { white-space: normal; overflow: visible; line-height: 1.4; } .da-field .widget-checkbox { height: auto; } .da-field .widget-dropdown { flex-wrap: nowrap; } .da-field .widget-dropdown > select { width: auto; flex: 0 1 auto; }
 @media (max-width: 520px) { .da-step { padding: 8px 9px; } .da-face .da-go { width: 100%; } .da-code > div span { flex: 1 0 100%; }
-.da-field .widget-text, .da-field .widget-dropdown { flex-wrap: wrap; width: 100%; } .da-field :is(.widget-text, .widget-dropdown) > .widget-label { flex: 1 0 100%; } }
+.da-field .widget-text, .da-field .widget-dropdown { flex-wrap: wrap; width: 100%; } .da-field :is(.widget-text, .widget-dropdown) > .widget-label { flex: 1 0 100%; text-align: left; } }
 """
 
 # %% ../nbs/296_widgets.ipynb #3851817b

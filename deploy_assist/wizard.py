@@ -315,9 +315,14 @@ def _asks(c: Column) -> list[str]:
 # %% ../nbs/30_wizard.ipynb #999fe177
 class ContractEditor:
     "The columns of a schema as a table to edit. `.value` is column -> changes, `.error` the last refusal."
+    pictured: tuple = (None, {})  # the rows that were pictured last and their pictures: a table that is opened again is there at once
+
     def __init__(self, release: Release, value: Mapping, changed: Callable[[], None]):
         self.learnt, self.value, self.changed = release.schema, {k: dict(v) for k, v in value.items()}, changed
-        self.counts = {c.name: counted(release.baseline[c.name] if c.is_numeric else None, c) for c in self.learnt.columns}
+        if ContractEditor.pictured[0] is not (rows := release.baseline):
+            counts = {c.name: counted(rows[c.name] if c.is_numeric else None, c) for c in self.learnt.columns}
+            ContractEditor.pictured = rows, counts
+        self.counts = ContractEditor.pictured[1]
         known = [c.sensitivity for c in self.learnt.columns if c.sensitivity and c.sensitivity not in _sensitive]
         more = [(s, s) for s in dict.fromkeys(known)]
         choices = _choices | dict(sensitivity=_choices["sensitivity"] + more)
