@@ -480,6 +480,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'deploy_assist.demo._release_of': ('demo.html#_release_of', 'deploy_assist/demo.py'),
                                     'deploy_assist.demo._seen': ('demo.html#_seen', 'deploy_assist/demo.py'),
                                     'deploy_assist.demo._sentence': ('demo.html#_sentence', 'deploy_assist/demo.py'),
+                                    'deploy_assist.demo._silent': ('demo.html#_silent', 'deploy_assist/demo.py'),
                                     'deploy_assist.demo._start': ('demo.html#_start', 'deploy_assist/demo.py'),
                                     'deploy_assist.demo._table_tab': ('demo.html#_table_tab', 'deploy_assist/demo.py'),
                                     'deploy_assist.demo._takes_feedback': ('demo.html#_takes_feedback', 'deploy_assist/demo.py'),

@@ -914,7 +914,7 @@ CSS = """
 .da-fields [data-testid="block-info"] {white-space: normal; overflow-wrap: anywhere}
 .da-predict {display: grid !important; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); grid-template-rows: auto 1fr; gap: var(--layout-gap)}
 .da-predict > * {min-width: 0 !important} .da-predict > :nth-child(2) {grid-column: 2; grid-row: 1 / span 2; position: sticky; top: 12px; align-self: start}
-.da-go {position: sticky; bottom: 8px; z-index: 6} .dark .cm-content span {color: var(--body-text-color) !important} .da-predict > :nth-child(3) {grid-column: 1}
+.gradio-container {overflow: clip !important} .da-go {position: sticky; bottom: 8px; z-index: 6} .dark .cm-content span {color: var(--body-text-color) !important} .da-predict > :nth-child(3) {grid-column: 1}
 @media (max-width: 800px) {.da-predict {grid-template-columns: minmax(0, 1fr)} .da-predict > :nth-child(n) {grid-column: 1; grid-row: auto; position: static}}
 .block:has(> .html-container) > .html-container, #answer, #why, #what-if, #thanks {padding: 0 !important}
 #thanks:not(:has(p)) {display: none}
@@ -1660,6 +1660,14 @@ def _free_port(host: str, wanted: int) -> int:
     )
 
 # %% ../nbs/23_demo.ipynb #d9449df5
+@contextlib.contextmanager
+def _silent(name: str):
+    "A logger that is not heard meanwhile."
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try: yield
+    finally: logger.disabled = before
+
 class Demo:
     "A running demo: `.url`, `.share_url` (or None), `.stop()`, `.wait()`; also a context manager."
     def __init__(self, blocks: Any, url: str, share_url: str | None, notes: Sequence[str] = (), owned: Sequence = ()):
@@ -1673,7 +1681,7 @@ class Demo:
         "End the server and free its port. A second call does nothing."
         server = getattr(self.blocks, "server", None)
         if server is not None: server.config.timeout_graceful_shutdown = 1  # open event streams would hold the port
-        self.blocks.close(verbose=False)
+        with _silent("uvicorn.error"): self.blocks.close(verbose=False)  # a page that is still open is no error
         while self._owned: self._owned.pop(0).close()
 
     def wait(self) -> None:
