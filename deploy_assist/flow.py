@@ -624,12 +624,14 @@ def _watch_code(flow, values):
     key = dict(key=Name("endpoint.key")) if flow.values("serve")["key"] else {}
     return "\n".join(
         [
-            f"from deploy_assist import Client, report{again}\n",
+            f"from time import sleep\n\nfrom deploy_assist import Client, PredictionLog, report{again}\n",
             f"client = {call('Client', Name('endpoint.url'), **key)}",
             "X_held, y_held = release.held_out()",
             "answers, ids = client.predict(X_held, return_ids=True)",
             "if y_held is not None:",
             "    for id, label in zip(ids, y_held.tolist()): client.feedback(id, label=label)",
+            "with PredictionLog() as log:",
+            "    while log.pending(): sleep(0.1)  # until the rows are in the log's database",
             *lines,
         ]
     )
