@@ -1,4 +1,4 @@
-"""The panels on a real registry and a real log, by pressing their buttons; one story in JupyterLab."""
+"""The panels on a real registry and a real log, by pressing their buttons (in JupyterLab: test_wizard_browser)."""
 import re
 import shutil
 import time
@@ -10,14 +10,14 @@ from html import unescape
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from lab import Lab, run_all
 
 from deploy_assist import PredictionLog, RegistryError, history, monitor_panel, promote, register, registry_panel
-from deploy_assist.panels import Call, Facts, quality_of, runs_html, schedules_html, side_by_side, trends
+from deploy_assist.panels import Call, quality_of, runs_html, schedules_html, trends
 from deploy_assist.predictions import Batch, Request
 from deploy_assist.registry import record_checks, record_retrain
 from deploy_assist.schedule import Schedule, _engine, _schedules, list_schedules, schedule
 from deploy_assist.schema import Column, Schema
+from deploy_assist.widgets import Facts, side_by_side
 
 
 def text(widget) -> str:
@@ -312,35 +312,3 @@ def test_tiles_of_old_and_odd_reports():
            {"report": {"rows": 7}, "quality": {"after": {"mae": {"value": 2.5}}}, "service": {}, "findings": [{"column": None}]}]
     assert [t[1] for t in trends(odd)] == ["7 rows", "0", "2.500", "none"]
     assert quality_of(odd[1]) is None and trends([]) == [] and [t[1] for t in trends(odd[:2])][-1] == "4.0 ms"
-
-
-# --- in JupyterLab
-
-def test_promote_roll_back_and_report_in_jupyterlab(shelf, watched, page, tmp_path):
-    lab = Lab(tmp_path)
-    try:
-        shutil.copy(shelf / "mlflow.db", lab.work / "mlflow.db")
-        (lab.work / ".deploy_assist").mkdir()
-        shutil.copy(watched, lab.work / ".deploy_assist" / "predictions.db")
-        run_all(page, lab.write("panels.ipynb", "from deploy_assist import monitor_panel, registry_panel",
-                                'registry_panel("patients")', 'monitor_panel("patients")'))
-        def said(where, words): page.locator(f".da-{where}").get_by_text(re.compile(words)).first.wait_for()
-        page.locator(".da-in-promote").get_by_label("Why", exact=True).fill("better on ward B")
-        page.keyboard.press("Tab")
-        said("in-promote", "reason=.*better on ward B")
-        page.locator(".da-promote").click()
-        said("in-promote", "is version 2 now")
-        page.locator(".da-in-rollback").get_by_label("Why").fill("errors on ward C")
-        page.keyboard.press("Tab")
-        page.locator(".da-rollback").click()
-        said("in-rollback", "is version 1 now")
-        said("history", "errors on ward C")
-        page.locator(".da-run").click()
-        page.locator(".da-in-run").get_by_role("button", name="Cancel").wait_for()
-        said("verdicts", "280 rows")
-        page.locator(".da-show").click()
-        page.frame_locator(".da-in-read iframe").get_by_text("Window").first.wait_for()
-        assert page.get_by_label("Version", exact=True).count() and page.get_by_label("Cron").count()
-        assert [e.reason for e in history("patients", uri=f"sqlite:///{lab.work}/mlflow.db").tail(2).itertuples()] == \
-            ["better on ward B", "errors on ward C"]
-    finally: lab.stop()

@@ -152,8 +152,8 @@ ODD = {
 def test_odd_windows_have_their_page(what):
     window, action, words = ODD[what]
     m = Monitor("doses", cases(1000), window, ROLES)
-    sections = ("verdict_line", "trust", "tiles", "findings", "service", "data_quality", "inputs_section", "predictions", "quality",
-                "feedback", "decision", "appendix")
+    sections = ("verdict_line", "trust", "tiles", "findings", "service", "data_quality", "inputs_section", "predictions",
+                "quality", "feedback", "decision", "appendix")
     page = {name: getattr(m, name)() for name in sections}
     assert m.verdict.action == action and any(words in text for text in page.values()), m.verdict
     if action == "cannot tell": assert "Nothing changed" not in "".join(page.values())
