@@ -45,6 +45,8 @@ from deploy_assist.predictions import Batch, Drainer, PredictionLog
 from deploy_assist.registry import resolve
 from deploy_assist.release import dump_model
 from deploy_assist.schema import Column, Schema
+from deploy_assist.verdict import baseline_profile
+from deploy_assist.windows import profile_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from postgres import programs, running_server  # noqa: E402
@@ -589,6 +591,9 @@ def erased(url, home, below):
     with PredictionLog(url, home=home, interval_s=3600) as log, PredictionLog(url, home=home / "other", interval_s=0.2) as live:
         ids = log.append(batch(1000))
         log.feedback(ids[0], label=0)
+        rows = pd.DataFrame(batch(1000).columns).assign(prediction=1)
+        base = baseline_profile(rows, prediction="prediction")
+        profile_of(log, "people", baseline=base, now=datetime.now(UTC) + timedelta(hours=1))
         exported = log.export(home / "exports")
         dead = subprocess.run([sys.executable, "-c", DEAD, url, str(home / "dead"), WHO], capture_output=True, text=True)
         if dead.returncode != -9: raise RuntimeError(dead.stderr)
@@ -601,9 +606,10 @@ def erased(url, home, below):
         live.flush()
     files = [str(p) for p in below.rglob("*") if p.is_file() and WHO.encode() in p.read_bytes()]
     return (f"{receipt.predictions} predictions, {receipt.labels} label, {receipt.exported} exported rows of {len(exported)} "
-            f"file removed; {seen} rows left in tables, {len(files)} files hold the name; {kept} rows of others kept; "
-            f"receipt {receipt.id[:13]}",
-            receipt.predictions == 500 + 50 + 5 + 20 and receipt.exported == 500 and not seen and not files and kept == 555)
+            f"file, {receipt.profiles} stored profiles removed; {seen} rows left in tables, {len(files)} files hold the name; "
+            f"{kept} rows of others kept; receipt {receipt.id[:13]}",
+            receipt.predictions == 500 + 50 + 5 + 20 and receipt.exported == 500 and receipt.profiles >= 1
+            and not seen and not files and kept == 555)
 
 
 DEAD = """

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['tables', 'outbox', 'AlertError', 'Target', 'read_target', 'redact', 'Message', 'verdict_message', 'missing_message',
-           'send', 'Utc', 'insert_new', 'clock', 'post', 'deliver']
+           'retrain_message', 'send', 'Utc', 'insert_new', 'clock', 'post', 'deliver']
 
 # %% ../nbs/245_alerts.ipynb #ala45fe9
-import base64, hashlib, ipaddress, json, os, re, shlex, signal, smtplib, socket, ssl, subprocess, uuid
+import base64, hashlib, ipaddress, json, logging, os, re, shlex, signal, smtplib, socket, ssl, subprocess
+import tempfile, threading, uuid
 import urllib.error, urllib.request
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from email.utils import formatdate
@@ -35,6 +36,7 @@ def _filled(given: str) -> str:
     "`${NAME}` replaced from the environment; a name that is not set stays."
     return re.sub(r"\$\{(\w+)\}", lambda m: os.environ.get(m[1], m[0]), given)
 
+# %% ../nbs/245_alerts.ipynb #albdcc02
 @dataclass(frozen=True)
 class Target:
     "Where alerts go."
@@ -47,6 +49,7 @@ class Target:
         "The same for the same text, whoever stored it."
         return hashlib.sha256(self.given.encode()).hexdigest()[:16]
 
+# %% ../nbs/245_alerts.ipynb #albdcc04
 def read_target(
     given: str,
     must_be_filled: bool = False,  # before sending: every variable has to be set
@@ -59,7 +62,9 @@ def read_target(
         if must_be_filled: raise AlertError(f"alerts: the environment has no variable {unset[1]}, which a target names")
         if text.startswith("${"): return Target(given, "", text)
     kind = next((kind for kind, begin in _KINDS.items() if re.match(begin, text, re.I)), None)
-    if kind is None: raise ConfigError(f"alerts: got {redact(text)[:60]!r}, {_EXPECTED}")
+    if kind is None:  # what a variable holds may be a secret, wrong as it is
+        what = repr(redact(text)[:60]) if text == given.strip() else f"what {given!r} stands for"
+        raise ConfigError(f"alerts: got {what}, {_EXPECTED}")
     return Target(given, kind, _CHECKS[kind](text))
 
 _KINDS = {"webhook": r"https?://", "email": r"smtps?://", "command": r"command:"}
@@ -82,6 +87,7 @@ def _check_webhook(url: str) -> str:
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}/***"
 
+# %% ../nbs/245_alerts.ipynb #alb9dc07
 def _mail(url: str) -> dict:
     "What an address of a mail server says: host, port, user, password, to, sender."
     parts = _parts(url)
@@ -104,6 +110,7 @@ def _check_email(url: str) -> str:
     user = f"{said['user']}:***@" if said["user"] else ""
     return f"smtp{'s' if said['tls'] else ''}://{user}{said['host']}:{said['port']}/?to={','.join(said['to'])}"
 
+# %% ../nbs/245_alerts.ipynb #alb9dc10
 def _words(text: str) -> list[str]:
     "The words of a command."
     try: words = shlex.split(text.partition(":")[2])
@@ -133,6 +140,7 @@ _TODO = {"keep": "Nothing: it is as it was.", "watch": "Look at the report, and 
 
 def _at(t: datetime | None) -> str: return f"{t.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if t else "an unknown time"
 
+# %% ../nbs/245_alerts.ipynb #al6b3c12
 def verdict_message(
     id: str,
     name: str,                # the model
@@ -153,6 +161,7 @@ def verdict_message(
                  window_end=window[1].isoformat(), report=report)
     return Message(id, f"{name}: {action}", "\n".join(filter(None, lines)), facts)
 
+# %% ../nbs/245_alerts.ipynb #al6b3c14
 def missing_message(
     id: str,
     name: str,
@@ -171,6 +180,29 @@ def missing_message(
     facts = dict(event="missing", model=name, due=due.isoformat(), window_start=window[0].isoformat(),
                  window_end=window[1].isoformat(), error=error)
     return Message(id, f"{name}: a report is missing", "\n".join(lines), facts)
+
+# %% ../nbs/245_alerts.ipynb #al6b3c17
+def retrain_message(
+    id: str,
+    name: str,
+    decision: str,            # of a `Retraining`, or "failed" for good
+    window: tuple[datetime, datetime],
+    said: Mapping = {},       # its `to_dict()`
+    error: str | None = None,
+) -> Message:
+    "A retrain that the schedule started came to an end."
+    who, version = shlex.quote(name), said.get("challenger")
+    todo = {"promoted": f"Nothing: version {version} is in production. Back: deploy-assist rollback {who} --reason \"...\"",
+            "ready": f"Read the page, then: deploy-assist promote {who} {version} --reason \"...\"",
+            "failed": f"Mend what is named here, then: deploy-assist retrain {who}"}
+    unmet = [f"- {c['name']}: no, {c['evidence']}" for c in said.get("conditions") or [] if not c["is_met"]]
+    lines = [said.get("summary") or f"{name}: the retrain failed", error or "", *unmet,
+             f"Asked for by the report of {_at(window[0])} to {_at(window[1])}",
+             f"What to do: {todo.get(decision, 'Nothing: the champion stays.')}",
+             f"Decision: {said['html']}" if said.get("html") else ""]
+    facts = dict(event="retrain", model=name, decision=decision, challenger=version, champion=said.get("champion"),
+                 window_start=window[0].isoformat(), window_end=window[1].isoformat(), report=said.get("html"), error=error)
+    return Message(id, f"{name}: retrain {decision}", "\n".join(filter(None, lines)), facts)
 
 # %% ../nbs/245_alerts.ipynb #ald0ba9a
 _TIMEOUT_S = 15
@@ -213,6 +245,7 @@ def _letter(said: Mapping, m: Message) -> EmailMessage:
         mail.add_attachment(page.read_text(encoding="utf-8"), subtype="html", filename=page.name)
     return mail
 
+# %% ../nbs/245_alerts.ipynb #ale1fc19
 def _email(url: str, m: Message) -> None:
     said, context = _mail(url), ssl.create_default_context()
     options = dict(host=said["host"], port=said["port"], timeout=_TIMEOUT_S, local_hostname=socket.gethostname() or "localhost")
@@ -235,15 +268,18 @@ def _command(text: str, m: Message) -> None:
     env = os.environ | facts | {"DEPLOY_ASSIST_ALERT_ID": m.id, "DEPLOY_ASSIST_ALERT_SUBJECT": m.subject,
                                 "DEPLOY_ASSIST_ALERT_TEXT": m.text}
     words = _words(text)
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env,
-                          start_new_session=True) as p:
-        try: _, err = p.communicate(json.dumps(asdict(m), ensure_ascii=False).encode(), timeout=2 * _TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(p.pid, signal.SIGKILL)
-            raise AlertError(f"{words[0]} took longer than {2 * _TIMEOUT_S} seconds and was stopped") from None
-    said = " ".join(err.decode(errors="replace").split())[-200:]
+    with tempfile.TemporaryFile() as err:  # not a pipe: what the program leaves running may hold it open
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=err, env=env,
+                              start_new_session=True) as p:
+            try: p.communicate(json.dumps(asdict(m), ensure_ascii=False).encode(), timeout=2 * _TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(p.pid, signal.SIGKILL)
+                raise AlertError(f"{words[0]} took longer than {2 * _TIMEOUT_S:g} seconds and was stopped") from None
+        err.seek(0)
+        said = " ".join(err.read().decode(errors="replace").split())[-200:]
     if p.returncode: raise AlertError(f"{words[0]} ended with {p.returncode} {said}".rstrip())
 
+# %% ../nbs/245_alerts.ipynb #aladfc21
 _SEND = {"webhook": _webhook, "email": _email, "command": _command}
 
 def send(
@@ -282,7 +318,7 @@ outbox = sa.Table(
     sa.Column("shown", sa.Text, nullable=False),          # without secrets
     sa.Column("schedule", sa.String(200), nullable=False),
     sa.Column("message", sa.Text, nullable=False),        # JSON
-    sa.Column("state", sa.String(10), nullable=False),    # queued, sent, failed
+    sa.Column("state", sa.String(10), nullable=False),    # queued, sending, sent, failed, unsure
     sa.Column("attempt", sa.Integer, nullable=False, default=0),
     sa.Column("created", Utc, nullable=False),
     sa.Column("not_before", Utc, nullable=False),
@@ -292,6 +328,7 @@ outbox = sa.Table(
     sa.UniqueConstraint("event", "target"),
 )
 
+# %% ../nbs/245_alerts.ipynb #ala9ec24
 def insert_new(connection: sa.Connection, table: sa.Table, row: Mapping) -> bool:  # was it new?
     "Enter a row, unless one with its unique values is there."
     insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
@@ -302,6 +339,7 @@ def clock(connection: sa.Connection) -> datetime:
     if connection.dialect.name == "sqlite": return datetime.now(UTC)
     return connection.execute(sa.select(sa.func.clock_timestamp())).scalar().astimezone(UTC)
 
+# %% ../nbs/245_alerts.ipynb #ala9ec25
 def post(
     connection: sa.Connection,
     schedule: str,              # the schedule's id
@@ -315,40 +353,71 @@ def post(
         message=json.dumps(asdict(message)), state="queued", created=now, not_before=now)) for target in targets)
 
 # %% ../nbs/245_alerts.ipynb #ala781fb
-_LEASE, _MOST = timedelta(minutes=2), 10
+_LEASE, _MOST = timedelta(minutes=5), 10
+_UNSURE = "its sender was killed: nobody knows whether it arrived, so it is not sent again"
+_log = logging.getLogger(__name__)
 
 def _claim(engine: sa.Engine, id: str) -> bool:
-    "Is the entry ours now?"
+    "Is the entry ours now? Nobody else sends it from here on, whatever becomes of us."
     with engine.begin() as c:
-        now = clock(c)
-        free = sa.or_(outbox.c.lease_until.is_(None), outbox.c.lease_until < now)
-        return c.execute(sa.update(outbox).where(outbox.c.id == id, outbox.c.state == "queued", free)
-                         .values(lease_until=now + _LEASE)).rowcount == 1
+        ours = sa.update(outbox).where(outbox.c.id == id, outbox.c.state == "queued")
+        return c.execute(ours.values(state="sending", lease_until=clock(c) + _LEASE)).rowcount == 1
 
-def _attempt(given: str | None, entry: Any, now: datetime) -> dict:
-    "Send an entry; what to write down about it."
-    n = entry.attempt + 1
+def _give_up(engine: sa.Engine) -> None:
+    "Entries whose sender was killed: `unsure` from now on."
+    with engine.begin() as c:
+        now, o = clock(c), outbox.c
+        dead = sa.and_(o.state == "sending", sa.or_(o.lease_until < now, o.lease_until > now + 2 * _LEASE))
+        for entry in c.execute(sa.select(outbox).where(dead)).fetchall():
+            c.execute(sa.update(outbox).where(o.id == entry.id, dead).values(state="unsure", lease_until=None, error=_UNSURE))
+            _log.warning("the alert %s to %s: %s", entry.event, entry.shown, _UNSURE)
+
+# %% ../nbs/245_alerts.ipynb #ala78c27
+def _doubts(engine: sa.Engine, entry: Any) -> list:
+    "Earlier entries of the same target of which nobody knows whether they arrived, and of which it was not told yet."
+    o = outbox.c
+    same = sa.and_(o.schedule == entry.schedule, o.target == entry.target, o.state == "unsure", o.sent.is_(None))
+    with engine.begin() as c: return c.execute(sa.select(outbox).where(same).order_by(o.created)).fetchall()
+
+def _message(entry: Any, doubts: Iterable) -> Message:
+    "What is sent: the message, and a line for each doubt."
+    said = Message(**json.loads(entry.message))
+    more = [f"Perhaps not delivered: {json.loads(d.message)['subject']} ({_at(d.created)})" for d in doubts]
+    return replace(said, text="\n".join([said.text, *more]))
+
+# %% ../nbs/245_alerts.ipynb #ala78c28
+def _attempt(given: str | None, said: Message, n: int, now: datetime) -> dict:
+    "Send a message for the `n`th time; what to write down about it."
     if given is None: return dict(state="failed", attempt=n, error="the schedule has no such target any more")
-    try: send(given, Message(**json.loads(entry.message)))
+    try: send(given, said)
     except _Part as e: return dict(state="sent", attempt=n, sent=now, error=str(e))
     except DeployAssistError as e:
         wait = timedelta(minutes=min(2 ** (n - 1), 60))
         return dict(state="queued" if n < _MOST else "failed", attempt=n, not_before=now + wait, error=str(e)[:500])
     return dict(state="sent", attempt=n, sent=now, error=None)
 
+# %% ../nbs/245_alerts.ipynb #ala78c29
 def deliver(
     engine: sa.Engine,
     find: Callable[[str, str], str | None],  # (schedule's id, `Target.id`) -> the target with its secrets
     now: datetime,
+    stop: threading.Event | None = None,     # once it is set, what still waits is left to the next one
 ) -> int:                                    # sent
     "Deliver what waits in the outbox. A failing target raises nothing: it is tried again."
+    _give_up(engine)
     with engine.begin() as c:
         waiting = c.execute(sa.select(outbox).where(outbox.c.state == "queued", outbox.c.not_before <= now)
                             .order_by(outbox.c.created, outbox.c.id)).fetchall()
     done = 0
     for entry in waiting:
+        if stop is not None and stop.is_set(): break
+        doubts = _doubts(engine, entry)
         if not _claim(engine, entry.id): continue
-        values = _attempt(find(entry.schedule, entry.target), entry, now)
-        with engine.begin() as c: c.execute(sa.update(outbox).where(outbox.c.id == entry.id).values(lease_until=None, **values))
-        done += values["state"] == "sent"
+        values = _attempt(find(entry.schedule, entry.target), _message(entry, doubts), entry.attempt + 1, now)
+        is_sent = values["state"] == "sent"
+        told = [d.id for d in doubts if is_sent]
+        with engine.begin() as c:
+            c.execute(sa.update(outbox).where(outbox.c.id == entry.id).values(lease_until=None, **values))
+            c.execute(sa.update(outbox).where(outbox.c.id.in_(told)).values(sent=now))
+        done += is_sent
     return done

@@ -329,16 +329,17 @@ _alias = click.option("--alias", default="champion", show_default=True, help="Th
 @click.argument("version", required=False)
 @_reason
 @_alias
-@click.option("--force", is_flag=True, help="Although its checks failed; the history shows it.")
-def _promote(name: str, version: str | None, reason: str, alias: str, force: bool) -> Answer:
+def _promote(name: str, version: str | None, reason: str, alias: str) -> Answer:
     """Point the champion at a version (default: the challenger), and write down why.
+
+    One whose checks failed goes into production with a warning, and the history keeps the reason.
 
     \b
     Example:
       deploy-assist promote patients --reason "first release"
       deploy-assist promote patients 3 --reason "recall up 4 points on ward B" """
     from deploy_assist.registry import promote
-    return _version(promote(name, version, reason=reason, alias=alias, force=force), f"is {alias} now")
+    return _version(promote(name, version, reason=reason, alias=alias), f"is {alias} now")
 
 @command("rollback")
 @click.argument("name")
@@ -727,6 +728,12 @@ def _report(name: str | None, baseline: str | None, current: Path | None, **told
 # %% ../nbs/31_cli.ipynb #rtcl0002
 retrain_codes = {"promoted": 0, "rejected": 0, "ready": 20, "failed": 1}
 
+@contextmanager
+def _wrong_use() -> Iterator[None]:
+    "Options that make no sense end with 2; a schedule's run that ends so is not tried again."
+    try: yield
+    except ConfigError as e: raise click.UsageError(one_line(e)) from None
+
 @command("retrain")
 @click.argument("name")
 @click.option("--init", is_flag=True, help="Write a training notebook to start from, retrain-NAME.ipynb, and run nothing.")
@@ -752,12 +759,11 @@ def _retrain(name: str, init: bool, **told: Any) -> Answer:
     need("papermill", "notebook", "retrains")
     from deploy_assist.retrain import retrain, training_notebook
     told = {key: value for key, value in told.items() if value is not None}
-    try:
+    with _wrong_use():
         if init:
             made = training_notebook(name)
             return Answer(dict(notebook=str(made)), f"{made}: edit it, then  deploy-assist retrain {name}")
         done = retrain(name, **told)
-    except ConfigError as e: raise click.UsageError(one_line(e)) from None
     return Answer(done.to_dict(), str(done), retrain_codes[done.decision])
 
 # %% ../nbs/31_cli.ipynb #schcli01
@@ -813,7 +819,7 @@ def _schedule_add(name: str, command: str | None, target: str | None, **told: An
     from deploy_assist.schedule import schedule
     try: words = shlex.split(command or "")
     except ValueError as e: raise click.UsageError(f"--command: {e}") from None
-    made = schedule(name, target=target, command=words, **told)
+    with _wrong_use(): made = schedule(name, target=target, command=words, **told)
     if target: return Answer(dict(target=target, text=made), made.rstrip())
     return Answer(made.to_dict(), f"{made.id}: next at {made.next:%Y-%m-%d %H:%M} UTC; run by deploy-assist schedule start")
 
@@ -827,7 +833,7 @@ def _schedule_remove(id: str, log: str | None) -> Answer:
     Example:
       deploy-assist schedule remove patients-1a2b3c4d"""
     from deploy_assist.schedule import remove
-    remove(id, log)
+    with _wrong_use(): remove(id, log)
     return Answer(dict(removed=id), f"removed {id}")
 
 # %% ../nbs/31_cli.ipynb #schcli03
@@ -855,7 +861,8 @@ def _schedule_run(name: str | None, due: bool, window_start: str | None, log: st
     if due == bool(name and window_start) or (due and (name or window_start)):
         raise click.UsageError("expected --due, or NAME --window-start TIME")
     from deploy_assist.schedule import run_due, run_window
-    return _ran(run_due(log=log) if due else [run_window(name, window_start, log=log)])
+    if due: return _ran(run_due(log=log))
+    with _wrong_use(): return _ran([run_window(name, window_start, log=log)])
 
 @command("runs", schedules)
 @click.argument("name", required=False)
@@ -875,7 +882,7 @@ def _schedule_runs(name: str | None, limit: int, log: str | None) -> Answer:
 @command("start", schedules)
 @_log_url
 def _schedule_start(log: str | None) -> Answer:
-    """Run what is due, until Ctrl-C. Several may run at once: none runs a window twice.
+    """Run what is due, until Ctrl-C or SIGTERM (exit code 0). Several may run at once: none runs a window twice.
 
     \b
     Example:

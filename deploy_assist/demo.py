@@ -9,7 +9,7 @@ __all__ = ['FIELDS', 'UNKNOWN', 'MANY', 'FIRST', 'MOST_BATCH_ROWS', 'CSS', 'PICT
            'watched', 'shown', 'effects', 'why_html', 'grid_of', 'what_if', 'curve_html', 'weights', 'groups_of',
            'picture_of', 'read_table', 'wrong_cells', 'predict_table', 'snippets', 'card_html', 'page_style',
            'parameter_names', 'api_answer', 'link_to', 'linked_row', 'table_html', 'build_demo', 'Demo', 'demo',
-           'Pages', 'mounted']
+           'Pages', 'mounted', 'Forward']
 
 # %% ../nbs/23_demo.ipynb #ab34df3f
 import asyncio, contextlib, html, io, json, keyword, logging, math, os, re, shlex, socket, tempfile, threading, time
@@ -871,8 +871,8 @@ def card_html(release: Release, info: Mapping | None = None) -> str:
         if v.get("value") is not None
     )
     measured = (
-        f"<table><thead><tr><th>metric</th><th>value</th><th>95% interval</th><th>held-out rows</th></tr>"
-        f"</thead><tbody>{metrics}</tbody></table>"
+        f"<div class='da-scroll'><table><thead><tr><th>metric</th><th>value</th><th>95% interval</th><th>held-out rows</th></tr>"
+        f"</thead><tbody>{metrics}</tbody></table></div>"
         if metrics
         else "<p>No held-out metrics were measured.</p>"
     )
@@ -913,9 +913,10 @@ CSS = """
 .da-fields .timebox input {min-width: 0; flex: 1; padding-right: 0; font-size: .84rem; letter-spacing: -.01em}
 .da-fields [data-testid="block-info"] {white-space: normal; overflow-wrap: anywhere}
 .da-predict {display: grid !important; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); grid-template-rows: auto 1fr; gap: var(--layout-gap)}
-.da-predict > * {min-width: 0 !important} .da-predict > :nth-child(2) {grid-column: 2; grid-row: 1 / span 2} .da-predict > :nth-child(3) {grid-column: 1}
-@media (max-width: 800px) {.da-predict {grid-template-columns: minmax(0, 1fr)} .da-predict > :nth-child(n) {grid-column: 1; grid-row: auto}}
-.block:has(> .html-container):not(.da-head) > .html-container, #answer, #why, #what-if, #thanks {padding: 0 !important}
+.da-predict > * {min-width: 0 !important} .da-predict > :nth-child(2) {grid-column: 2; grid-row: 1 / span 2; position: sticky; top: 12px; align-self: start}
+.gradio-container {overflow: clip !important} .da-go {position: sticky; bottom: 8px; z-index: 6} .dark .cm-content span {color: var(--body-text-color) !important} .da-predict > :nth-child(3) {grid-column: 1}
+@media (max-width: 800px) {.da-predict {grid-template-columns: minmax(0, 1fr)} .da-predict > :nth-child(n) {grid-column: 1; grid-row: auto; position: static}}
+.block:has(> .html-container) > .html-container, #answer, #why, #what-if, #thanks {padding: 0 !important}
 #thanks:not(:has(p)) {display: none}
 .gradio-container {max-width: 1180px !important; width: 100% !important; margin: 0 auto !important}
 .da-head h1 {font-size: 1.5rem; font-weight: 650; margin: .2rem 0 .1rem; overflow-wrap: anywhere}
@@ -955,7 +956,7 @@ CSS = """
 .da-axis, .da-cross {stroke: var(--body-text-color-subdued); stroke-width: 1} .da-cross {stroke-dasharray: 3 3} .da-band {fill: var(--border-color-primary); opacity: .55}
 .da-scroll, .da-examples {overflow-x: auto; max-width: 100%; min-width: 0 !important}
 .da-examples td {white-space: nowrap; max-width: 15rem; overflow: hidden; text-overflow: ellipsis} .da-examples td * {white-space: nowrap}
-.da-card table {border-collapse: collapse; margin: .3rem 0 1rem; border: 0} .da-card :is(td, th) {text-align: left; padding: .25rem .9rem .25rem 0;
+.da-card table, .da-card tr {border: 0 !important} .da-card table {border-collapse: collapse; margin: .3rem 0 1rem} .da-card :is(td, th) {text-align: left; padding: .25rem .9rem .25rem 0;
   vertical-align: top; border: 0; border-bottom: 1px solid var(--border-color-primary)} .da-card thead th {color: var(--body-text-color-subdued)}
 .da-card h2 {font-size: 1.2rem; margin: .2rem 0} .da-card h3 {font-size: 1rem; margin: 1rem 0 .2rem}
 """
@@ -1229,10 +1230,10 @@ def _feedback_part(page: _Page, asked) -> Callable:
     gr, schema = _gradio(), page.schema
     with gr.Row(visible=False) as bar:
         right, wrong = gr.Button("Right", size="sm", min_width=80), gr.Button("Wrong", size="sm", min_width=80)
+    thanks = gr.HTML("", elem_id="thanks")
     with gr.Column(visible=False) as question: truths = _truth_fields(schema)
     with gr.Column(visible=False) as more:
         comment, send = gr.Textbox(label="Comment", lines=1, max_lines=4), gr.Button("Send", size="sm")
-    thanks = gr.HTML("", elem_id="thanks")
     shut, open_ = gr.update(visible=False), gr.update(visible=True)
     def give(asked, said, **what):
         if not asked or not asked.get("id"): return _thanks("This prediction is not in the log: nothing was recorded.")
@@ -1328,13 +1329,16 @@ def _heat_html(page: _Page, what: str, is_number: bool, here: Any, found: Sequen
     )
 
 # %% ../nbs/23_demo.ipynb #9803d9a8
+_SEEN_JS = """() => { const seen = document.querySelector('#answer'), at = seen.getBoundingClientRect();  // a long form may hide it
+  if (at.top > innerHeight - 120 || at.bottom < 40) seen.scrollIntoView({block: 'start'}); return []; }"""
+
 def _predict_tab(page: _Page) -> None:
     gr = _gradio()
     asked, result = gr.State(None), gr.JSON(visible=False)
     with gr.Row(equal_height=False, elem_classes="da-predict"):
         with gr.Column():
             _input_part(page)
-            with gr.Row():
+            with gr.Row(elem_classes="da-go"):
                 go, reset = (
                     gr.Button("Predict", variant="primary", scale=2, min_width=120),
                     gr.Button("Reset", scale=1, min_width=80),
@@ -1348,6 +1352,7 @@ def _predict_tab(page: _Page) -> None:
             _link_part(page)
     show, api = _predict_parts(page)
     def wire(event):
+        event.then(None, None, None, js=_SEEN_JS, **page.quiet)
         for follow in followers: follow(event)
     lines = [f for f in page.inputs if isinstance(f, gr.Number) or (isinstance(f, gr.Textbox) and f.lines == 1)]
     wire(
@@ -1655,6 +1660,14 @@ def _free_port(host: str, wanted: int) -> int:
     )
 
 # %% ../nbs/23_demo.ipynb #d9449df5
+@contextlib.contextmanager
+def _silent(name: str):
+    "A logger that is not heard meanwhile."
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try: yield
+    finally: logger.disabled = before
+
 class Demo:
     "A running demo: `.url`, `.share_url` (or None), `.stop()`, `.wait()`; also a context manager."
     def __init__(self, blocks: Any, url: str, share_url: str | None, notes: Sequence[str] = (), owned: Sequence = ()):
@@ -1668,7 +1681,7 @@ class Demo:
         "End the server and free its port. A second call does nothing."
         server = getattr(self.blocks, "server", None)
         if server is not None: server.config.timeout_graceful_shutdown = 1  # open event streams would hold the port
-        self.blocks.close(verbose=False)
+        with _silent("uvicorn.error"): self.blocks.close(verbose=False)  # a page that is still open is no error
         while self._owned: self._owned.pop(0).close()
 
     def wait(self) -> None:
@@ -1795,6 +1808,7 @@ class Pages:
         self.drawn: dict[str, Any] = {}  # name -> its application, the newest last
         self.shown, self.turn, self.count = None, threading.Lock(), 0
         self.ends: dict[str, asyncio.Event] = {}
+        self.tasks: list[asyncio.Task] = []  # what Gradio keeps running, one for each page that was drawn
         self.draw()
 
     def draw(self) -> None:
@@ -1871,7 +1885,7 @@ async def _live(self: Pages) -> None:
     for name, app in self.drawn.items():
         if name in self.ends: continue
         self.ends[name], started = asyncio.Event(), asyncio.Event()
-        self.tasks = [*getattr(self, "tasks", ()), asyncio.create_task(_alive(app, started, self.ends[name]))]
+        self.tasks.append(asyncio.create_task(_alive(app, started, self.ends[name])))
         await started.wait()
 
 async def _alive(app: Any, started: asyncio.Event, over: asyncio.Event) -> None:
@@ -1899,3 +1913,70 @@ def mounted(
 ) -> Pages:
     "The demo page as a part of an endpoint."
     return Pages(source, access, root_path)
+
+# %% ../nbs/23_demo.ipynb #mount005
+class Forward:
+    "An ASGI application below /demo: hands each request to the process that draws the page, over a socket in a folder of ours."
+
+    def __init__(self, at: str):  # the socket's path
+        self.at = at
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self):
+        "While the endpoint is up."
+        import httpx  # Gradio brings it
+        transport = httpx.AsyncHTTPTransport(uds=self.at, limits=httpx.Limits(max_connections=None, max_keepalive_connections=8))
+        async with httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(None, connect=5)) as self.client: yield
+
+    async def __call__(self, scope, receive, send) -> None:
+        asked = asyncio.Event()  # has the whole request been read?
+        told = [asyncio.ensure_future(self._hand_on(scope, receive, send, asked)), asyncio.ensure_future(_left(receive, asked))]
+        try: await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in told: task.cancel()
+            done = await asyncio.gather(*told, return_exceptions=True)
+        if isinstance(done[0], Exception): raise done[0]
+
+async def _left(receive, asked: asyncio.Event) -> None:
+    "Until the browser has left."
+    await asked.wait()
+    while (await receive())["type"] != "http.disconnect": pass
+
+_HOPS = {b"connection", b"keep-alive", b"transfer-encoding", b"expect", b"upgrade"}  # of one connection, not of the request
+
+async def _hand_on(self: Forward, scope, receive, send, asked: asyncio.Event) -> None:
+    "Send the request on and its answer back, both as they come."
+    import httpx
+    async def body():
+        more = True
+        while more:
+            got = await receive()
+            if got["type"] == "http.disconnect": raise asyncio.CancelledError
+            more = got.get("more_body", False)
+            yield got.get("body", b"")
+        asked.set()
+    headers = [(k, v) for k, v in scope["headers"] if k not in _HOPS]
+    if scope["scheme"] == "https": headers.append((b"x-forwarded-proto", b"https"))
+    query, is_bare = scope["query_string"], scope["method"] in ("GET", "HEAD")
+    target = quote(scope["path"]).encode() + (b"?" + query if query else b"")
+    if is_bare: asked.set()
+    request = httpx.Request(scope["method"], httpx.URL("http://page", raw_path=target), headers=headers, content=None if is_bare else body())
+    begun = False
+    try:
+        answer = await self.client.send(request, stream=True)
+        try:
+            kept = [(k.lower(), v) for k, v in answer.headers.raw if k.lower() not in _HOPS]
+            await send({"type": "http.response.start", "status": answer.status_code, "headers": kept})
+            begun = True
+            async for part in answer.aiter_raw(): await send({"type": "http.response.body", "body": part, "more_body": True})
+        finally: await answer.aclose()
+    except httpx.TransportError:  # it ended, and is being started again
+        if begun and b"content-length" not in dict(kept): return await send({"type": "http.response.body", "body": b""})  # a stream
+        if begun: raise  # a half answer ends with its connection
+        said = b"The page is being started again: try again in a few seconds."
+        await send({"type": "http.response.start", "status": 503, "headers": [(b"content-type", b"text/plain"), (b"retry-after", b"5"),
+                                                                             (b"content-length", b"%d" % len(said))]})
+        return await send({"type": "http.response.body", "body": said})
+    await send({"type": "http.response.body", "body": b""})
+
+Forward._hand_on = _hand_on

@@ -137,7 +137,8 @@ def run(
     sock: socket.socket,
     settings: Settings,
     *,
-    alone: bool = True,        # False: other processes listen on this socket too
+    alone: bool = True,        # False: it is one of several processes
+    pages: str | None = None,  # the socket of the process that draws the demo page, where it is another one
     ready: Callable[[], None] = lambda: None,  # called when requests are answered
 ) -> None:
     "Serve on an open socket until the process is told to stop."
@@ -155,7 +156,7 @@ def run(
     page, access = None, Access(settings.key, settings.keys, Tokens(**settings.jwt) if settings.jwt else None)
     if settings.demo:  # a higher floor, and Gradio: imported only when a person asks for the page
         demo = import_module("deploy_assist.demo")
-        page = demo.mounted(traffic, None if access.is_open else access, settings.root_path)
+        page = demo.Forward(pages) if pages else demo.mounted(traffic, None if access.is_open else access, settings.root_path)
     app = App(traffic, settings, page, access)
     signal.signal(signal.SIGHUP, lambda *_: traffic.reload())
     config = uvicorn.Config(
@@ -195,10 +196,23 @@ def _child() -> None:
     else: os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     try:
         sock, settings = socket.socket(fileno=told["fd"]), Settings(**told["settings"])
-        run(told["source"], sock, settings, alone=not shared, ready=ready)
+        pages = f"{shared}/page" if shared and settings.demo else None
+        if pages and told["number"] == told["draws"]: sock, settings, pages = _page_socket(sock, pages), _inside(settings), None
+        run(told["source"], sock, settings, alone=not shared, ready=ready, pages=pages)
     except DeployAssistError as e: sys.exit(one_line(e))
     finally:
         if orphaned and shared: _remove(Path(shared))
+
+def _page_socket(sock: socket.socket, path: str) -> socket.socket:
+    "Where the other workers find the one that draws the page; it leaves the endpoint's own socket to them."
+    sock.close()
+    Path(path).unlink(missing_ok=True)  # of one that was killed
+    found = socket.socket(socket.AF_UNIX)
+    found.bind(path)
+    found.listen(128)
+    return found
+
+def _inside(settings: Settings) -> Settings: return replace(settings, tls_cert=None, tls_key=None)
 
 def _share_metrics(folder: str, number: int) -> None:
     """Keep Prometheus's numbers in files of a folder that all workers share. They carry the worker's number, not its process id:
@@ -363,7 +377,9 @@ def _launch(told: dict, sock: socket.socket, workers: int, log_file: Path) -> tu
     told = told | dict(fd=sock.fileno(), ready=word, parent=os.getpid())
     if workers > 1:  # its settings are those of a worker, and its own
         metrics = f"{tempfile.gettempdir()}/deploy_assist-metrics-{secrets.token_hex(8)}"
-        told["supervisor"] = dict(count=workers, command=_WORKER, folder=metrics, parent=os.getpid())
+        told["draws"] = workers  # one more draws the demo page
+        count = workers + told["settings"]["demo"]
+        told["supervisor"] = dict(count=count, command=_WORKER, folder=metrics, parent=os.getpid())
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("wb") as out:
         process = subprocess.Popen(
@@ -397,9 +413,6 @@ def serve(
     if key is True: key = secrets.token_urlsafe(24)
     workers, home = _count(workers), home_folder(home)
     settings = _settings(host, port, key, log, home, tls_self_signed, options)
-    if workers > 1 and settings.demo:
-        raise ConfigError(f"demo: got workers={workers}, expected one: a page's clicks must reach the same process each time. "
-                          "Start the page beside it, demo(endpoint.url)")
     folder, info = _bundle_of(what, home)
     name, schema = _described(folder)
     name, source = info.get("name", name), str(what if str(what).startswith("models:") else folder)

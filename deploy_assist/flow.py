@@ -329,7 +329,8 @@ def _model_check(flow, values):
 
 def _model_said(flow, values, outcome):
     schema = outcome.get("schema")
-    what = [values["name"], *([schema.task, f"{len(schema)} columns"] if schema is not None else [])]
+    what = [values["name"]]
+    if schema is not None: what += [schema.task, f"{len(schema)} column{'s' * (len(schema) != 1)}"]
     best = next(iter((outcome.get("metrics") or {}).items()), None)
     if best: what.append(f"{best[0]} {best[1]['value']:.3g} on {best[1]['n']:,} held-out rows")
     return ", ".join(what)
@@ -473,8 +474,7 @@ _check = Step(
 def _register_code(flow, values):
     lines = [f"version = {call('register', Name('release'), alias='challenger', checks=Name('readiness'))}"]
     if values["promote"]:
-        force = dict(force=True) if _accepted(flow) else {}
-        lines.append(call("promote", Name("version.name"), Name("version"), reason=values["reason"], **force))
+        lines.append(call("promote", Name("version.name"), Name("version"), reason=values["reason"]))
     return f"from deploy_assist import {'promote, ' if values['promote'] else ''}register\n\n" + "\n".join(lines)
 
 def _register_shell(flow, values):
@@ -609,7 +609,8 @@ def _schedule_code(flow, values):
     "The line that runs the report again and again; empty without a schedule."
     if not _cron(values): return ""
     more = {"alerts": list(values["alerts"])} if values["alerts"] else {}
-    return call("schedule", _deployment(flow), cron=_cron(values), timezone=values["timezone"], window=values["window"], **more)
+    times = dict(cron=_cron(values), timezone=values["timezone"], window=values["window"])
+    return call("planned = schedule", _deployment(flow), **times, **more)
 
 
 def _watch_code(flow, values):
@@ -623,12 +624,14 @@ def _watch_code(flow, values):
     key = dict(key=Name("endpoint.key")) if flow.values("serve")["key"] else {}
     return "\n".join(
         [
-            f"from deploy_assist import Client, report{again}\n",
+            f"from time import sleep\n\nfrom deploy_assist import Client, PredictionLog, report{again}\n",
             f"client = {call('Client', Name('endpoint.url'), **key)}",
             "X_held, y_held = release.held_out()",
             "answers, ids = client.predict(X_held, return_ids=True)",
             "if y_held is not None:",
             "    for id, label in zip(ids, y_held.tolist()): client.feedback(id, label=label)",
+            "with PredictionLog() as log:",
+            "    while log.pending(): sleep(0.1)  # until the rows are in the log's database",
             *lines,
         ]
     )

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['literal', 'Call', 'when', 'word', 'news_html', 'offer', 'newest', 'card', 'Section', 'Panel', 'Shelf', 'read_shelf',
-           'versions_html', 'history_html', 'Facts', 'read_facts', 'metric_words', 'side_by_side', 'RegistryPanel',
-           'redraw', 'compare', 'plain_table', 'summary', 'registry_panel', 'drifted', 'quality_of', 'trends',
-           'verdict_word', 'span_of', 'verdicts_html', 'retrains_html', 'last_due', 'schedules_html', 'runs_html',
-           'MonitorPanel', 'cancel', 'wait', 'open_report', 'close_report', 'monitor_panel']
+           'versions_html', 'history_html', 'read_facts', 'RegistryPanel', 'redraw', 'compare', 'plain_table',
+           'summary', 'registry_panel', 'drifted', 'quality_of', 'trends', 'verdict_word', 'span_of', 'verdicts_html',
+           'retrains_html', 'last_due', 'schedules_html', 'runs_html', 'MonitorPanel', 'cancel', 'wait', 'open_report',
+           'close_report', 'monitor_panel']
 
 # %% ../nbs/305_panels.ipynb #860d8fdd
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,8 +25,8 @@ from .errors import ConfigError, DeployAssistError, RegistryError
 from .registry import _pile, history, resolve, retrains, versions
 from .report import MARKS, past_reports, sparkline
 from .schema import Schema
-from .widgets import (Face, Job, Markup, button, code_html, error_html, fold, html, link, named, progress_html, row, table,
-                                   text_box, tile, tiles_html, toolkit, wide)
+from .widgets import (Face, Facts, Job, Markup, button, code_html, error_html, fold, html, link, named, noted,
+                                   progress_html, row, side_by_side, table, text_box, tile, tiles_html, toolkit, wide)
 
 # %% ../nbs/305_panels.ipynb #ff55d461
 def literal(v: Any) -> str:
@@ -168,6 +167,10 @@ class Shelf:
         said = self.versions.set_index("version")["checks_passed"].get(version)
         return None if said is None or pd.isna(said) else bool(said)
 
+    def failed(self, version: str) -> str:
+        "The names of the checks that failed."
+        return self.versions.set_index("version")["checks_failed"].get(version, "")
+
 def read_shelf(
     name: str,  # a registered model
     *,
@@ -175,10 +178,6 @@ def read_shelf(
 ) -> Shelf:
     "What the registry says now. Raises `RegistryError` when it is away or has no such model."
     return Shelf(name, versions(name, uri=uri), history(name, uri=uri))
-
-def _cell(said: str, words: str) -> Markup:
-    "What a cell says, and below it, more quietly, more."
-    return Markup("<br>".join(filter(None, (escape(said), words and f"<span class='da-quiet'>{escape(words)}</span>"))))
 
 _checks = {True: ("checks passed", "done"), False: ("checks failed", "failed"), None: ("checks not run", "waiting")}
 
@@ -189,7 +188,7 @@ def versions_html(
     "The versions, newest first."
     head = ("Version", "Checks", "Registered", "About")
     def made(v): return ", ".join(f"{k} {x[:10]}" for k, x in (("hash", v.hash), ("commit", v.git_commit)) if x)
-    rows = [(_cell(v.version, v.aliases), word(*_checks[shelf.passed(v.version)]), when(v.created), _cell(v.description, made(v)))
+    rows = [(noted(v.version, v.aliases), word(*_checks[shelf.passed(v.version)]), when(v.created), noted(v.description, made(v)))
             for v in shelf.versions.itertuples()]
     return newest(rows, head, most, "No versions yet: register(release) makes the first.", "older versions")
 
@@ -206,24 +205,14 @@ def history_html(
 ) -> str:
     "Who moved which alias when and why, newest first; did the checks pass."
     def checked(e):
-        if e.forced: return "failed, promoted although"
-        return "not run" if pd.isna(e.checks_passed) else "passed" if e.checks_passed else "failed"
+        if pd.isna(e.checks_passed): return "not run"
+        return "passed" if e.checks_passed else "failed, promoted although" if e.action == "promote" else "failed"
     def state(e): return "" if e.state == "done" else f" ({e.state})"
-    def cells(e): return _cell(f"{e.action} {e.alias}{state(e)}", when(e.time)), _cell(_move_said(e), f"checks {checked(e)}")
+    def cells(e): return noted(f"{e.action} {e.alias}{state(e)}", when(e.time)), noted(_move_said(e), f"checks {checked(e)}")
     rows = [(*cells(e), e.who, e.reason) for e in events.iloc[::-1].itertuples()]
     return newest(rows, ("What and when", "Version", "Who", "Why"), most, "Nothing was moved yet.")
 
 # %% ../nbs/305_panels.ipynb #8b3c1c4d
-@dataclass(frozen=True)
-class Facts:
-    "What a bundle says of itself."
-    version: str
-    hash: str
-    metrics: Mapping[str, Mapping]
-    schema: Schema
-    packages: Mapping[str, str]
-    rows: int | None             # of training
-
 def read_facts(
     name: str,
     version: str,
@@ -240,64 +229,6 @@ def read_facts(
         return Facts(version, data("bundle.json")["hash"], data("metrics.json"), schema, packages, made)
     except (OSError, ValueError, KeyError) as e:
         raise RegistryError(f"version {version} of {name} has no bundle of deploy_assist ({e}): it cannot be compared") from None
-
-_smaller_is_better = re.compile(r"rmse|mae|mse|loss|brier|error|calibration|deviance", re.I)
-
-def metric_words(
-    name: str,
-    before: Mapping,  # value, and low and high where there is an interval
-    now: Mapping,
-) -> str:             # what the difference means
-    "The difference between two values of a metric, in words."
-    a, b = before.get("value"), now.get("value")
-    if a is None or b is None: return "not measured in both"
-    if abs(b - a) < 5e-7 * max(1, abs(a)): return "the same"
-    better = (b < a) == bool(_smaller_is_better.search(name))
-    ends = [m.get(k) for m in (before, now) for k in ("low", "high")]
-    apart = None not in ends and (ends[1] < ends[2] or ends[3] < ends[0])
-    sure = "" if None in ends else "; the intervals do not touch" if apart else "; the intervals overlap"
-    return f"{abs(b - a):.3g} {'better' if better else 'worse'}{sure}"
-
-def _value(m: Mapping | None) -> str:
-    if not m or m.get("value") is None: return "not measured"
-    ends = "" if m.get("low") is None or m.get("high") is None else f" [{m['low']:.3g}, {m['high']:.3g}]"
-    return f"{m['value']:.4g}{ends}"
-
-def _counted(n: int | None, base: int | None) -> str:
-    if n is None or base is None or n == base: return "the same" if n == base else ""
-    return f"{abs(n - base):,} {'more' if n > base else 'fewer'}"
-
-def side_by_side(
-    facts: Sequence[Facts],      # two or more; differences are against the first
-    names: Mapping[str, str] | None = None,  # version -> what it is called, such as "champion"
-) -> str:
-    "Metrics, data, packages and contract of versions, with every difference in words."
-    first, names = facts[0], names or {}
-    def against(f, words): return "" if f is first else words
-    rows = []
-    for k in dict.fromkeys(k for f in facts for k in f.metrics):
-        rows.append((k.replace("_", " "), *(_cell(_value(f.metrics.get(k)), against(f, metric_words(
-            k, first.metrics.get(k, {}), f.metrics.get(k, {})))) for f in facts)))
-    def trained(f): return "unknown" if f.rows is None else f"{f.rows:,}"
-    rows.append(("training rows", *(_cell(trained(f), against(f, _counted(f.rows, first.rows))) for f in facts)))
-    rows.append(("columns", *(_cell(str(len(f.schema)), against(f, _counted(len(f.schema), len(first.schema)))) for f in facts)))
-    for p in sorted({p for f in facts for p in f.packages}):
-        said = [f.packages.get(p, "not needed") for f in facts]
-        if len({*said}) > 1:
-            rows.append((p, *(_cell(s, against(f, "the same" if s == said[0] else "changed")) for s, f in zip(said, facts))))
-    rows.append(("hash", *(_cell(f.hash[:10], against(f, "the same bundle" if f.hash == first.hash else "another bundle"))
-                           for f in facts)))
-    head = ("", *(f"Version {f.version}" + (f" ({names[f.version]})" if names.get(f.version) else "") for f in facts))
-    return table(rows, head) + "".join(_schema_html(first, f) for f in facts[1:])
-
-def _schema_html(first: Facts, other: Facts) -> str:
-    found = first.schema.compare(other.schema)
-    said = f"version {first.version} to version {other.version}"
-    if not found.changes: return f"<p>Schema, {said}: the same.</p>"
-    told = [(c.column or "answer", c.what, str(c.before), str(c.after), c.verdict) for c in found.changes]
-    return (f"<p>Schema, {said}: <b>{escape(found.verdict)}</b> for those who call it.</p>"
-            + fold(f"{len(told)} changes of the schema",
-                   table(told, ("Column", "What", f"Version {first.version}", f"Version {other.version}", "For callers"))))
 
 # %% ../nbs/305_panels.ipynb #5ebe0e0d
 class RegistryPanel(Panel):
@@ -408,9 +339,9 @@ RegistryPanel.redraw, RegistryPanel._choices, RegistryPanel.compare = redraw, _c
 RegistryPanel._waiting = _waiting
 
 # %% ../nbs/305_panels.ipynb #01f364be
-def _promotion(self: RegistryPanel, **forced) -> Call:
-    version, reason = self.promoting.parts["version"].value, self.promoting.parts["reason"].value
-    given = dict(reason=reason.strip()) | forced | self._expected() | self._more()
+def _promotion(self: RegistryPanel, reason: str | None = None) -> Call:
+    version, said = (self.promoting.parts[k].value for k in ("version", "reason"))
+    given = dict(reason=(said if reason is None else reason).strip()) | self._expected() | self._more()
     return Call("promote", (self.name, int(version) if version else None), given)
 
 def _rollback_call(self: RegistryPanel) -> Call:
@@ -418,7 +349,7 @@ def _rollback_call(self: RegistryPanel) -> Call:
     return Call("rollback", (self.name,), dict(reason=reason) | self._expected() | self._more())
 
 def _anyway_call(self: RegistryPanel) -> Call:
-    return self._promotion(force=True, reason=self.although.value.strip())
+    return self._promotion(self.although.value)
 
 def _made(self: RegistryPanel, section: Section, call: Call, again: str) -> bool:
     "Run a move. False: it was refused, and the panel says why, beside what was pressed."
@@ -452,12 +383,10 @@ def _promote(self: RegistryPanel, section: Section) -> None:
     elif self._made(section, self._promotion(), section.go.description): reason.value = ""
 
 def _refuse(self: RegistryPanel, section: Section, version: str) -> None:
-    "Let the registry refuse a version whose checks failed, say why, and offer what can be done."
-    if self._made(section, self._promotion(), section.go.description): return  # it was checked anew meanwhile, and passed
-    if "<b>Meanwhile" in section.said.value: return
-    why = re.search(r"failed its checks( \([^)]*\))?", section.said.value)
+    "Say which checks failed, and ask for a reason of its own."
+    names = self.shelf.failed(version)
     look = code_html(f"deploy-assist check models:/{self.name}/{version}", "Command line", "bash", insert=False)
-    said = f"Version {version} was not promoted: it {why[0] if why else 'failed its checks'}."
+    said = f"Version {version} was not promoted: it failed its checks{escape(f' ({names})') if names else ''}."
     section.said.value = (f"<div class='da-error' role='alert'><p><b>{said}</b></p><p>Next: see how to mend it, mend it, and "
                           f"register again.</p>{look}<p>Or promote it although they failed. The history keeps that, with the "
                           "reason below.</p></div>")
@@ -622,7 +551,7 @@ def schedules_html(
 ) -> str:
     "What is scheduled for a model, and whether its last report is there."
     ran, now = pd.DataFrame() if ran is None else ran, now or datetime.now(UTC)
-    rows = [(_cell(s.cron, s.timezone), s.window or "between two times", when(s.next), last_due(s, ran, now), s.id)
+    rows = [(noted(s.cron, s.timezone), s.window or "between two times", when(s.next), last_due(s, ran, now), s.id)
             for s in found]
     if not rows: return "<p>No report is scheduled for this model.</p>"
     return table(rows, ("Cron", "Window", "Next run", "Last report", "Id"))
@@ -634,10 +563,10 @@ def runs_html(
     "The last runs and how they ended."
     if ran.empty: return "<p>Nothing of the schedule ran yet.</p>"
     def said(r): return f"exit code {r.exit_code:.0f}, attempt {r.attempt}" if pd.notna(r.exit_code) else f"attempt {r.attempt}"
-    def span(r): return _cell(f"{when(r.window_start).removesuffix(' UTC')} to {when(r.window_end)}", f"ended {when(r.ended)}")
+    def span(r): return noted(f"{when(r.window_start).removesuffix(' UTC')} to {when(r.window_end)}", f"ended {when(r.ended)}")
     def known(v): return isinstance(v, str) and v != ""
     rows = [(span(r), word(r.state, {"done": "done", "broken": "failed"}.get(r.state, "waiting")),
-             verdict_word(r.action) if known(r.action) else "", _cell(r.error if known(r.error) else "", said(r)))
+             verdict_word(r.action) if known(r.action) else "", noted(r.error if known(r.error) else "", said(r)))
             for r in ran.itertuples()]
     return "<h4>Last runs</h4>" + table(rows, ("Window", "State", "Verdict", "How it ended"))
 
@@ -701,7 +630,7 @@ def redraw(self: MonitorPanel) -> None:
     last = self.reports[-1] if self.reports else None
     state = f"{verdict_word(last['action'])} <span class='da-quiet'>{escape(span_of(last))}</span>" if last else \
         "<span class='da-quiet'>no reports yet</span>"
-    why = f"<p>{_cell(last.get('summary', ''), 'Next: ' + last.get('advice', ''))}</p>" if last else ""
+    why = f"<p>{noted(last.get('summary', ''), 'Next: ' + last.get('advice', ''))}</p>" if last else ""
     self.head.value = f"<span class='da-title'>{escape(self.name)}</span> {state}{why}"
     self.tiles.value = tiles_html(*(tile(*t) for t in trends(self.reports)))
     self.verdicts.value = verdicts_html(self.reports)

@@ -1453,32 +1453,36 @@ PredictionLog._reading, PredictionLog.count = _reading, count
 
 # %% ../nbs/13_predictions.ipynb #a1cf6aca
 _FIRST = dict(integer="0", float="0.0", boolean="0", time="0", naive="0")
-_TOGETHER = 32  # numbers of a row in one value
+_TOGETHER = 16  # values of a row that are sent as one; joining more costs PostgreSQL more than it saves
+_SENT = dict(float=("float8send", "'NaN'"), integer=("int8send", str(-2**63)), time=("timestamptz_send", "'-infinity'"),
+             naive=("timestamp_send", "'-infinity'"))  # stored as -> its eight bytes, and what stands for a missing one
 
 def _select(db: _Database, table: str, columns: Sequence[tuple[str, str]], where: str = "") -> "pa.Table":
     "Rows of a table, as Arrow in the types of `columns`, (name, stored as)."
     return _typed(db, _fetch(db, table, columns, where), columns)
 
-def _groups(columns: Sequence[tuple[str, str]]) -> list[list[str]]:
-    "The columns of numbers that travel together."
-    numbers = [n for n, s in columns if s == "float"]
-    return [numbers[i:i + _TOGETHER] for i in range(0, len(numbers), _TOGETHER)]
+def _groups(columns: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    "The columns that travel together."
+    packed = [(n, s) for n, s in columns if s in _SENT]
+    return [packed[i:i + _TOGETHER] for i in range(0, len(packed), _TOGETHER)]
 
 def _fetch(db: _Database, table: str, columns: Sequence[tuple[str, str]], where: str) -> "pa.Table":
     "Rows as the database sends them."
     if db.dialect == "sqlite":
         first = ", ".join(_FIRST.get(s, "''") for _, s in columns)
         return db.run(f"SELECT {first} UNION ALL SELECT {', '.join(_q(n) for n, _ in columns)} FROM {_q(table)}{where}").slice(1)
-    packed = [" || ".join(f"float8send(coalesce({_q(n)}, 'NaN'))" for n in group) for group in _groups(columns)]
-    return db.run(f"SELECT {', '.join([*(_q(n) for n, s in columns if s != 'float'), *packed])} FROM {_q(table)}{where}")
+    def sent(n, s): return f"{_SENT[s][0]}(coalesce({_q(n)}, {_SENT[s][1]}))"
+    packed = [" || ".join(sent(n, s) for n, s in group) for group in _groups(columns)]
+    return db.run(f"SELECT {', '.join([*(_q(n) for n, s in columns if s not in _SENT), *packed])} FROM {_q(table)}{where}")
 
 def _typed(db: _Database, got: "pa.Table", columns: Sequence[tuple[str, str]]) -> "pa.Table":
     "Fetched rows in the types of `columns`."
     import pyarrow as pa
-    single = columns if db.dialect == "sqlite" else [(n, s) for n, s in columns if s != "float"]
+    single = columns if db.dialect == "sqlite" else [(n, s) for n, s in columns if s not in _SENT]
     values = {n: got.column(i).cast(_arrow_type(s)) for i, (n, s) in enumerate(single)}
     if db.dialect != "sqlite":
-        for i, group in enumerate(_groups(columns)): values |= zip(group, _unpacked(got.column(len(single) + i), len(group)))
+        for i, group in enumerate(_groups(columns)):
+            values |= zip([n for n, _ in group], _unpacked(got.column(len(single) + i), [s for _, s in group]))
     return pa.table({n: values[n] for n, _ in columns})
 
 def _where(db: _Database, since: datetime | None, until: datetime | None, *more: str) -> str:
@@ -1490,20 +1494,30 @@ def _where(db: _Database, since: datetime | None, until: datetime | None, *more:
 # %% ../nbs/13_predictions.ipynb #pck00002
 _SOME_ROWS = 4096  # taken apart at once, so that they stay in the processor's cache
 
-def _unpacked(values: "pa.ChunkedArray", k: int) -> "list[pa.Array]":
-    "The k columns of numbers that came as bytes."
+_2000 = 946_684_800_000_000  # microseconds from 1970 to 2000, where PostgreSQL's time begins
+
+def _unpacked(values: "pa.ChunkedArray", stored: Sequence[str]) -> "list[pa.Array]":
+    "The columns that came as bytes."
     import numpy as np
-    import pyarrow as pa
-    out, at = np.empty((k, len(values))), 0
+    k = len(stored)
+    out, at = np.empty((k, len(values)), "int64"), 0
     for chunk in values.chunks:
         if not len(chunk): continue
         first = int(np.frombuffer(chunk.buffers()[1], "int32")[chunk.offset])
-        block = np.frombuffer(chunk.buffers()[2], ">f8", count=len(chunk) * k, offset=first).reshape(len(chunk), k)
+        block = np.frombuffer(chunk.buffers()[2], ">i8", count=len(chunk) * k, offset=first).reshape(len(chunk), k)
         for i in range(0, len(block), _SOME_ROWS):
             some = block[i:i + _SOME_ROWS]
             out[:, at:at + len(some)] = some.T
             at += len(some)
-    return [pa.array(column, from_pandas=True) for column in out]
+    return [_arrived(column, s) for column, s in zip(out, stored)]
+
+def _arrived(column: Any, stored: str) -> "pa.Array":  # column: int64 of (n,)
+    "Eight bytes a value, as what they mean."
+    import pyarrow as pa
+    if stored == "float": return pa.array(column.view("float64"), from_pandas=True)
+    missing = column == -2**63
+    if stored != "integer": column += _2000
+    return pa.array(column, mask=missing if missing.any() else None).view(_arrow_type(stored))
 
 # %% ../nbs/13_predictions.ipynb #80bee0aa
 _LONG = 100_000  # rows from which on a window is read in parts

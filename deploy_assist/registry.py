@@ -574,7 +574,8 @@ def versions(
         here, found = _aliases(client, name), _all_versions(client, name)
     rows = [dict(version=str(v.version), created=pd.Timestamp(v.creation_timestamp, unit="ms", tz="UTC"),
                  aliases=", ".join(sorted(a for a, n in here.items() if n == str(v.version))),
-                 checks_passed=_passed(v.tags), task=v.tags.get(_tag + "task"), hash=v.tags.get(_tag + "hash"),
+                 checks_passed=_passed(v.tags), checks_failed=v.tags.get(_tag + "checks_failed", ""),
+                 task=v.tags.get(_tag + "task"), hash=v.tags.get(_tag + "hash"),
                  git_commit=v.tags.get(_tag + "git_commit"), run_id=v.run_id or None, model_id=_model_id(v),
                  description=v.description or "") for v in reversed(found)]
     columns = [
@@ -582,6 +583,7 @@ def versions(
         "created",
         "aliases",
         "checks_passed",
+        "checks_failed",
         "task",
         "hash",
         "git_commit",
@@ -683,7 +685,6 @@ class Event:
     reason: str
     who: str
     checks_passed: bool | None = None
-    forced: bool = False       # promoted although its checks had failed
     id: str = ""
     facts: dict = field(default_factory=dict)  # of a retrain: its window, rows, metric
     number: int = 0
@@ -828,7 +829,7 @@ def _append(client: object, run_id: str, events: list[Event], **facts) -> Event 
 _unset = object()
 
 def _move(
-    client, uri, name, alias, choose, *, action, reason, who, expected=_unset, forced=False, strict=True
+    client, uri, name, alias, choose, *, action, reason, who, expected=_unset, strict=True
 ) -> Event | None:
     """Move `alias` to `choose(events, current)`; None when it points there already.
 
@@ -877,7 +878,6 @@ def _move(
             reason=reason,
             who=who,
             checks_passed=passed,
-            forced=forced,
         )
         if event: break
     else: raise RegistryError(f"{name}@{alias} is being moved by many at once: try again")
@@ -908,6 +908,10 @@ def _checked_reason(reason: str) -> str:
         raise ConfigError(f"the reason has {len(reason)} characters, at most 2000 are kept: link to the long story")
     return reason
 
+def _failed(mv: object) -> str:
+    names = mv.tags.get(_tag + "checks_failed")
+    return f"version {mv.version} failed its checks{f' ({names})' if names else ''}"
+
 def _who(uri: str) -> str:
     "The MLflow user of a server, else the user of this machine."
     if uri.startswith("http") and (user := os.environ.get("MLFLOW_TRACKING_USERNAME")): return user
@@ -921,15 +925,15 @@ def promote(
     *,
     reason: str,              # why, for the history
     alias: str = "champion",
-    force: bool = False,      # promote although its checks failed
     expected: object = _unset,  # the version that should be there now; another one there is an error
     who: str | None = None,   # default: the MLflow user of a server, else the user of this machine
     uri: str | None = None,   # of the registry; default: `tracking_uri()`
 ) -> ModelVersion:
     """Point `alias` at a version, and write down when, who and why.
 
-    Raises `RegistryError` when the version's checks failed (unless `force`), or when someone else moved the alias meanwhile. A
-    version that has the alias already is left as it is, without an event."""
+    A version whose checks failed is promoted for the reason, with a warning that names the checks; the history keeps both. Raises
+    `ConfigError` without a reason, `RegistryError` when someone else moved the alias meanwhile. A version that has the alias
+    already is left as it is, without an event."""
     reason, name, alias = _checked_reason(reason), _check_name(name), _check_alias(alias)
     if isinstance(version, ModelVersion):
         if version.name != name: raise ConfigError(f"got a version of {version.name!r} to promote for {name!r}")
@@ -937,13 +941,6 @@ def promote(
     with _talk(uri) as (client, uri):
         mv = _find(client, name, version, None if version is not None else "challenger")
         passed = _passed(mv.tags)
-        if passed is False and not force:
-            failed = mv.tags.get(_tag + "checks_failed")
-            raise RegistryError(
-                f"{name} version {mv.version} failed its checks{f' ({failed})' if failed else ''}: fix and "
-                f"register again, "
-                "or promote with force=True, which the history shows"
-            )
         _move(
             client,
             uri,
@@ -954,8 +951,8 @@ def promote(
             reason=reason,
             who=who or _who(uri),
             expected=expected,
-            forced=bool(force and passed is False),
         )
+        if passed is False: warnings.warn(f"{name} {_failed(mv)}, and is {alias} now", stacklevel=2)
         return _version_of(mv, uri, alias)
 
 # %% ../nbs/12_registry.ipynb #5ea0db81
@@ -1039,7 +1036,7 @@ def rollback(
         return _version_of(there[event.version], uri, alias)
 
 # %% ../nbs/12_registry.ipynb #96a3a222
-_columns = ["time", "action", "alias", "version", "previous", "reason", "who", "checks_passed", "forced", "state"]
+_columns = ["time", "action", "alias", "version", "previous", "reason", "who", "checks_passed", "state"]
 
 def _told(client: object, uri: str, name: str) -> list[Event]:
     "All events, and as the last ones what is found moved by other means just now."
@@ -1057,14 +1054,14 @@ def history(
     *,
     alias: str | None = None,  # default: all aliases
     uri: str | None = None,  # of the registry; default: `tracking_uri()`
-) -> "pd.DataFrame":  # oldest first: time (UTC), action, alias, version, previous, reason, who, checks_passed, forced, state
+) -> "pd.DataFrame":  # oldest first: time (UTC), action, alias, version, previous, reason, who, checks_passed, state
     """Every move of the model's aliases, and every version that an endpoint refused.
 
     A last row `moved`, `state` 'unrecorded', tells of an alias that was moved by other means."""
     with _talk(uri) as (client, uri): events = _told(client, uri, name)
     rows = [{c: getattr(e, c) for c in _columns} for e in events if alias in (None, e.alias)]
     return pd.DataFrame(rows, columns=_columns, dtype=object).astype(
-        {"time": "datetime64[ns, UTC]", "checks_passed": "boolean", "forced": bool}
+        {"time": "datetime64[ns, UTC]", "checks_passed": "boolean"}
     )
 
 def production_at(

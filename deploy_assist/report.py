@@ -1547,19 +1547,24 @@ def _read_notebook(path: Path) -> Any:
     try: return nbformat.read(path, 4)
     except (OSError, ValueError): return None
 
-def check_parameters(
-    template: str | Path,           # a notebook
-    given: Mapping[str, Any],
-) -> dict[str, Any]:
-    "The parameters, each known to the template and of its type; or `ConfigError`."
+def _inspected(template: str | Path) -> dict[str, dict]:
+    "The parameters of a notebook, as papermill finds them; or `ConfigError`."
     pm = need("papermill", "notebook", "reports")
     nb, called = _read_notebook(Path(template)), f"template {Path(template).name}"
     if nb is None: raise ConfigError(f"{called}: cannot be read as a notebook")
     if not nb.metadata.get("kernelspec", {}).get("name"):
         raise ConfigError(f"{called}: got a notebook that does not say its kernel, expected Python's (metadata.kernelspec): "
                           f"open it in JupyterLab, choose a kernel and save it")
-    try: known = pm.inspect_notebook(str(template))
+    try: return pm.inspect_notebook(str(template))
     except Exception as e: raise ConfigError(f"{called}: its parameters cannot be read ({one_line(e)[:200]})") from None
+
+def check_parameters(
+    template: str | Path,           # a notebook
+    given: Mapping[str, Any],
+    known: Mapping[str, Mapping] | None = None,  # what papermill found in it; default: look
+) -> dict[str, Any]:
+    "The parameters, each known to the template and of its type; or `ConfigError`."
+    if known is None: known = _inspected(template)
     for name, value in given.items():
         if name not in known:
             raise ConfigError(
@@ -2207,9 +2212,21 @@ def _with_about(m: Monitor, out: Path, now: datetime, timezone: str | None, thre
         library=__version__,
         thresholds={**(m.about.get("thresholds") or {}), **(thresholds or {})},
     )
-    return replace(m, about=about, earlier=tuple(_slim(d) for d in past_reports(out, m.name, start)[-_EARLIER:]))
+    earlier = [_slim(d) for d in past_reports(out, m.name, start)[-_EARLIER:]]
+    return replace(m, about=about, earlier=tuple(_mark_retrained(earlier, m)))
 
 _EARLIER = 26  # half a year of weeks
+
+def _mark_retrained(earlier: list[dict], m: Monitor) -> list[dict]:
+    "The newest report at the time of each retrain that registered a challenger has `retrained`: the cool-down counts from it."
+    from deploy_assist.registry import retrains
+    if not earlier or not m.about.get("version"): return earlier
+    with suppress(RegistryError):
+        for until in [datetime.fromisoformat(e.facts["until"]) for e in retrains(m.name) if e.version and e.facts.get("until")]:
+            ends = [d["report"].get("until") for d in earlier]
+            known = [d for d, end in zip(earlier, ends) if end and datetime.fromisoformat(end) <= until]
+            if known: known[-1]["retrained"] = True
+    return earlier
 
 def _slim(d: Mapping) -> dict:
     "What later reports want to know of an earlier one."

@@ -36,6 +36,7 @@ from .release import Release, load_release, scores_of, untrusted_types
 from .report import NOT_TRAFFIC, check_parameters, clock, interval, number, read_frame, run_folder, run_notebook
 from .report import signed, start_kernel, stem, stop_kernel, stylesheet, tidy, write_whole
 from .schema import Schema
+from .verdict import _plain
 
 # %% ../nbs/28_retrain.ipynb #rtrn0005
 SETTINGS = {
@@ -114,6 +115,7 @@ class Difference:
         said = f"{self.metric} {number(self.challenger)} against {number(self.champion)}"
         return f"{said}: {signed(self.value)} [{signed(self.low)}, {signed(self.high)}] on {self.n:,} held-out rows"
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c02
 def _placements(y: np.ndarray, s: np.ndarray) -> np.ndarray:
     "For each positive the share of negatives that score lower, for each negative that of positives above it; ties count half."
     out, neg, pos = np.empty(len(y)), np.sort(s[y == 0]), np.sort(s[y == 1])
@@ -121,6 +123,7 @@ def _placements(y: np.ndarray, s: np.ndarray) -> np.ndarray:
     out[y == 1], out[y == 0] = below(neg, s[y == 1]), 1 - below(pos, s[y == 0])
     return out
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c05
 def _rows_of(metric: str, o: Outcome) -> tuple[float, np.ndarray, np.ndarray, float]:
     "Value of a metric, what each row adds to it, the row's group, and a group's weight in the variance."
     one = np.zeros(o.n, np.intp)
@@ -138,6 +141,7 @@ def _rows_of(metric: str, o: Outcome) -> tuple[float, np.ndarray, np.ndarray, fl
     r = float(np.sqrt((e * e).mean()))
     return r, e * e / (2 * r) if r else e * e, one, 1.0
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c07
 def difference(
     metric: str,           # one of METRICS
     champion: Outcome,     # the same labels in the same order
@@ -160,6 +164,7 @@ def difference(
 class RetrainError(DeployAssistError):
     "A retrain could not be run to its end; the champion stays."
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c09
 def _outcome(release: Release, X: pd.DataFrame, y: pd.Series, classes: Sequence | None, with_score: bool) -> Outcome:
     "What a release answers for labelled rows."
     columns = {"label": y.to_numpy(), "prediction": np.asarray(release.predict(X))}
@@ -184,6 +189,7 @@ def _both_answer(champion: Release, challenger: Release, X: pd.DataFrame, y: pd.
         note = "compared by their answers alone: only one of the two gives probabilities, or they know other classes"
     return *(_outcome(r, X, y, classes, with_score) for r in (champion, challenger)), note
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c10
 def _metric_for(wanted: str, o: Outcome) -> str:
     "The metric to compare by."
     can = [m for m in METRICS[o.task] if m not in ("roc_auc", "brier") or o.score is not None]
@@ -220,6 +226,7 @@ def slices_of(
         else: out |= {f"{c} {v}": (s == v).fillna(False).to_numpy(bool) for v in s.value_counts().index[:8]}
     return {k: m for k, m in out.items() if m.sum() >= least}
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c11
 def compare_slices(
     X: pd.DataFrame,       # (rows, columns), of the held-out rows
     champion: Outcome,
@@ -263,6 +270,7 @@ DECISIONS = {  # -> what it means, mark and colour of the page
     "failed": ("the retrain did not run to its end; the champion stays", "act", "✗"),
 }
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c14
 @dataclass(frozen=True, repr=False)
 class Retraining:
     "What became of a retrain."
@@ -290,15 +298,14 @@ class Retraining:
         "The Python that promotes the challenger; empty when there is nothing to promote."
         if self.challenger is None or self.decision == "promoted": return ""
         said = f"retrained: {self.difference}" if self.difference else "retrained"
-        forced = ", force=True" if any(c.name == _CHECKS and not c.is_met for c in self.conditions) else ""
-        return f"promote({self.name!r}, {self.challenger!r}, reason={said!r}, expected={self.champion!r}{forced})"
+        return f"promote({self.name!r}, {self.challenger!r}, reason={said!r}, expected={self.champion!r})"
 
     def to_dict(self) -> dict:
         "As JSON-able values."
         d = asdict(self)
         d |= {k: None if d[k] is None else str(d[k]) for k in ("html", "json", "notebook")}
         d |= {k: d[k] and d[k].isoformat() for k in ("since", "until")}
-        return _finite(d | {"promote": self.promote_line, "summary": _headline(self)})
+        return _plain(d | {"promote": self.promote_line, "summary": _headline(self)})
 
     def __str__(self) -> str:
         marks = [f"{'✓' if c.is_met else '✗'} {c.name}: {c.evidence}" for c in self.conditions]
@@ -310,17 +317,12 @@ class Retraining:
 
     def _repr_html_(self) -> str: return f'<style>{stylesheet()}</style><div class="da">{_body(self)}</div>'
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c15
 _CHECKS = "the checks pass"
 
 def _headline(r: Retraining) -> str:
     why = f": {r.reason}" if r.decision == "failed" or r.difference is None and r.reason else ""
     return f"{r.name}: {r.decision}, {DECISIONS[r.decision][0]}{why}" + (f"; {r.difference}" if r.difference else "")
-
-def _finite(v: Any) -> Any:
-    if isinstance(v, dict): return {k: _finite(x) for k, x in v.items()}
-    if isinstance(v, (list, tuple)): return [_finite(x) for x in v]
-    if isinstance(v, (float, np.floating)): return float(v) if math.isfinite(v) else None
-    return v.item() if isinstance(v, np.generic) else v
 
 # %% ../nbs/28_retrain.ipynb #rtrn0026
 _TEMPLATES = files("deploy_assist") / "templates"
@@ -336,6 +338,7 @@ def _bar(low: float, value: float, high: float, most: float, limit: float = 0.0)
     return (f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{escape(said)}">'
             f'{line}{ends}<circle class="cb" fill="#c84b00" cx="{x(value)}" cy="9" r="3.2"/></svg>')
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c16
 def _facts_of(r: Retraining) -> list[tuple[str, str]]:
     n = {k: f"{r.rows.get(k, 0):,}" for k in ("logged", "labelled", "held_out", "trained", "old")}
     challenger = f"version {r.challenger}" if r.challenger else "none registered"
@@ -360,12 +363,12 @@ def _body(r: Retraining) -> str:
         shown=[(s, Markup(_bar(s.low, s.value, s.high, most))) for s in shown])
     return re.sub(r"\s*\n\s*", "\n", page).strip()
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c18
 def _command(r: Retraining) -> str:
     "The shell's form of `promote_line`."
     from shlex import quote
     if not r.promote_line: return ""
-    forced = " --force" if "force=True" in r.promote_line else ""
-    return f"deploy-assist promote {quote(r.name)} {r.challenger} --reason {quote(f'retrained: {r.difference}')}{forced}"
+    return f"deploy-assist promote {quote(r.name)} {r.challenger} --reason {quote(f'retrained: {r.difference}')}"
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the page asks for nothing and runs nothing
 
@@ -392,29 +395,35 @@ def _read_notebook(path: Path) -> Any:
         nb.metadata["kernelspec"] = dict(name="python3", display_name="Python 3", language="python")
     return nb
 
-def notebook_parameters(
-    path: str | Path,             # a training notebook
-    given: Mapping | None = None,  # values, checked against the types
-) -> dict[str, Any]:              # name -> default (None when it is no literal)
-    "What a training notebook asks for. Raises `ConfigError` when it cannot be one, or when a value is of the wrong type."
+# %% ../nbs/28_retrain.ipynb #rtrn0c20
+def _inspected(path: Path) -> dict[str, dict]:
+    "The parameters of a training notebook, as papermill finds them. Raises `ConfigError` when it cannot be one."
     import nbformat
     pm = need("papermill", "notebook", "retrains")
-    path, nb = Path(path), _read_notebook(Path(path))
+    nb = _read_notebook(path)
     if not any("parameters" in (c.metadata.get("tags") or []) for c in nb.cells):
         raise ConfigError(f"notebook: {path.name} has no cell tagged 'parameters', expected one with {' and '.join(_NEEDED)}: "
                           f"deploy-assist retrain NAME --init shows how")
     with tempfile.TemporaryDirectory(prefix="deploy-assist-") as folder:
         nbformat.write(nb, copy := Path(folder) / path.name)
         known = pm.inspect_notebook(str(copy))
-        check_parameters(copy, given or {})
     missing = [p for p in _NEEDED if p not in known]
     if missing:
         raise ConfigError(f"notebook: the parameters of {path.name} are {', '.join(known) or 'none'}, expected also "
                           f"{' and '.join(missing)}")
+    return known
+
+def _defaults(known: Mapping[str, dict]) -> dict[str, Any]:
     def literal(text):
         try: return literal_eval(text)
         except (ValueError, SyntaxError): return None
     return {k: literal(v["default"]) for k, v in known.items()}
+
+def notebook_parameters(
+    path: str | Path,  # a training notebook
+) -> dict[str, Any]:   # name -> default (None when it is no literal)
+    "What a training notebook asks for. Raises `ConfigError` when it cannot be one."
+    return _defaults(_inspected(Path(path)))
 
 # %% ../nbs/28_retrain.ipynb #rtrn0032
 def training_notebook(
@@ -464,6 +473,7 @@ def prepare_like(
                      trusted=list(untrusted_types(champion.artefact)))
         return prepare(model, X, y, **given | options)
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c21
 def _decided(c: Any) -> dict:
     "What a person may have set for a column, as arguments of `Schema.edit`; and missing values stay allowed."
     given = {k: getattr(c, k) for k in ("low", "high", "unit", "help") if getattr(c, k) is not None}
@@ -521,6 +531,7 @@ def _refuse_task(schema: Schema) -> None:
         raise ConfigError(f"retrain: by its policy the log does not keep {', '.join(map(repr, lost))} as it came, so nothing "
                           f"can be learnt from its rows: train by hand on a table that has them, then register() and promote()")
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c23
 def _labelled_rows(run: _Run, log: PredictionLog) -> tuple[pd.DataFrame, pd.Series, pd.DataFrame]:
     "Matured rows with labels: the model's columns, labels, and which predictions they are, from when."
     schema = run.champion.schema
@@ -544,6 +555,7 @@ def _labelled_rows(run: _Run, log: PredictionLog) -> tuple[pd.DataFrame, pd.Seri
     run.rows["new"] = len(use)
     return X, y, use[["prediction_id", "time"]]
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c25
 def _truth(labels: pd.Series, schema: Schema) -> pd.Series:
     "Labels as the model names its classes; numbers for a regression."
     if schema.task == "regression": return pd.to_numeric(labels, errors="coerce").astype(float)
@@ -594,6 +606,7 @@ def _old_data(run: _Run, given: Any, named: Any, home: Path, label: str, held_ke
         return old
     return old[~np.isin(keys, held_keys)]
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c28
 def _copy_for_run(path: Path, to: Path, run: str) -> None:
     "The notebook with one more cell, which is reached only when all others were."
     import nbformat
@@ -614,6 +627,7 @@ def _parameters(run: _Run, known: Mapping, more: Mapping, folder: Path, champion
     if taken: raise ConfigError(f"parameters: {taken[0]!r} is what retrain gives the notebook, expected parameters of your own")
     return {k: v for k, v in ours.items() if k in known} | dict(more)
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c30
 def _train(notebook: Path, given: Mapping, folder: Path, timeout_s: float) -> Any:
     "Run the notebook in a kernel of its own, in its own folder; the executed notebook."
     copy, run = folder / notebook.name, os.urandom(16).hex()
@@ -627,6 +641,7 @@ def _train(notebook: Path, given: Mapping, folder: Path, timeout_s: float) -> An
     tidy(nb, notebook)
     return nb
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c32
 def _left_behind(folder: Path, run: _Run) -> Release:
     "The bundle that the notebook left. Raises `RetrainError` for none, or one that is not this model's."
     if not folder.exists(): raise RetrainError("the notebook ended without a bundle: its last cell must be release.save(out)")
@@ -652,6 +667,7 @@ def _keeps_contract(run: _Run, challenger: Release, X: pd.DataFrame) -> bool:
     same = f"the contract is {found.verdict}, {len(X):,} logged rows are taken"
     return run.add("callers can send what they send", not told, told or same)
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c33
 def _compare(run: _Run, challenger: Release, X: pd.DataFrame, y: pd.Series, held: np.ndarray) -> None:
     "The metric and the slices, on the held-out rows."
     X, y = X[held].reset_index(drop=True), y[held].reset_index(drop=True)
@@ -666,6 +682,7 @@ def _compare(run: _Run, challenger: Release, X: pd.DataFrame, y: pd.Series, held
     told = "; ".join(f"{s.name}: {signed(s.value)} on {s.n:,} rows" for s in worse[:3])
     run.add("no slice is worse", not worse, told or f"{len(run.slices)} slices compared")
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c34
 def _check(run: _Run, challenger: Release) -> None:
     "The readiness gate."
     readiness = check(challenger)
@@ -727,24 +744,28 @@ def retrain(
     _refuse_task(champion.schema)
     since, until = interval(settings["window"], None, until, datetime.now(UTC))
     path = _notebook_for(name, settings["notebook"])
-    known = notebook_parameters(path)
+    found_in = _inspected(path)
     run = _Run(name, champion, found.version, settings, since, until, began)
     data = data if data is not None else settings["data"] or None
     log = log if isinstance(log, PredictionLog) else PredictionLog(log)
-    with _alone(name): return _retrain(run, path, known, data, parameters or {}, found.folder, log, out, timeout_s)
+    with _alone(name): return _retrain(run, path, found_in, data, parameters or {}, found.folder, log, out, timeout_s)
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c35
 def _notebook_for(name: str, said: str) -> Path:
     if said: return Path(said).absolute()
     here = Path(_usual(name)).absolute()
     return here if here.is_file() else TEMPLATE
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c37
 def _retrain(
-    run: _Run, path: Path, known: Mapping, data: Any, more: Mapping, folder: Path, log: PredictionLog, out: Path, timeout_s: float
+    run: _Run, path: Path, found_in: Mapping, data: Any, more: Mapping, folder: Path, log: PredictionLog, out: Path,
+    timeout_s: float,
 ) -> Retraining:
     "Look, set aside, train, compare, decide."
+    known = _defaults(found_in)
     label = more.get("label") or known.get("label") or ""
     if not label or label in run.champion.schema: label = run.champion.roles["label"]  # a name that no column has
-    notebook_parameters(path, _parameters(run, known, more, Path("/"), folder, label))  # before anything is read
+    check_parameters(path, _parameters(run, known, more, Path("/"), folder, label), found_in)  # before anything is read
     X, y, which = _labelled_rows(run, log)
     earlier = retrains(run.name)
     held = _held_out(X, which["prediction_id"], run.settings["holdout"]) if len(X) else np.zeros(0, bool)
@@ -807,6 +828,7 @@ def _reason(run: _Run, decision: str) -> str:
     then = {"promoted": "promoted by policy", "ready": "waits for a person", "rejected": f"rejected, {unmet}"}[decision]
     return f"{on}{said}; {then}"
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c39
 def _failed(run: _Run, e: BaseException, nb: Any, work: Path | None, out: Path) -> Retraining:
     "A retrain that did not get to its end; what the notebook got to is kept."
     if nb is None and work is not None:
@@ -819,6 +841,7 @@ def _failed(run: _Run, e: BaseException, nb: Any, work: Path | None, out: Path) 
     record_retrain(run.name, champion=run.version, reason=f"failed: {why}", facts=run.facts("failed"))
     return _filed(_result(run, "failed", reason=why), nb, out)
 
+# %% ../nbs/28_retrain.ipynb #rtrn0c41
 def _result(run: _Run, decision: str, version: str | None = None, reason: str = "") -> Retraining:
     return Retraining(run.name, decision, run.version, version, tuple(run.conditions), run.difference, tuple(run.slices), reason,
                       run.since, run.until, dict(run.rows), run.settings["policy"], run.data, tuple(run.notes),

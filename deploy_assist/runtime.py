@@ -6,7 +6,7 @@
 __all__ = ['ORDER', 'SIZES', 'Result', 'is_number', 'is_text', 'Columns', 'count_rows', 'block_of', 'as_lists',
            'has_probabilities', 'Frame', 'labels_are_largest', 'Arrays', 'Linear', 'session', 'Onnx', 'Pyfunc',
            'Bundle', 'is_foreign', 'Runtime', 'engine_for', 'warm', 'explain', 'predict', 'expected_ms', 'measure',
-           'load_runtime']
+           'load_runtime', 'load_checked']
 
 # %% ../nbs/11_runtime.ipynb #5c6635a6
 import copy, json, math, os, threading, time
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import BundleError, ConfigError, need
+from .errors import BundleError, ConfigError, ModelError, need
 from .release import Release, load_release, read_manifest, scores_of
 from .schema import Column, Schema
 
@@ -523,3 +523,17 @@ def load_runtime(
     if not isinstance(what, Release):
         what = _Foreign(what) if is_foreign(what) else Bundle(what)
     return Runtime(what, runtime or "auto")
+
+def load_checked(
+    folder: str | Path,          # a bundle's, or one that MLflow wrote
+    runtime: str | None = None,  # force one engine
+) -> Runtime:
+    "A runtime whose files are whole and whose engines answer the schema's example. Raises whatever is wrong with it."
+    made = load_runtime(folder, runtime)
+    for name in getattr(made.source, "manifest", {}).get("files", ()): made.source.read(name)
+    made.warm()
+    columns = made.schema.check(made.schema.example())
+    for engine in {name for _, name in made.plan}:
+        if not made.predict(columns, engine=engine).is_finite:
+            raise ModelError(f"answers its own example with NaN or infinity ({engine})")
+    return made

@@ -7,7 +7,8 @@ __all__ = ['CODES', 'Cron', 'after', 'before', 'Schedule', 'schedule', 'list_sch
            'run_window', 'start']
 
 # %% ../nbs/25_schedule.ipynb #sc4c57f6
-import calendar, hashlib, json, logging, os, re, shlex, shutil, signal, subprocess, sys, threading, time, uuid
+import calendar, glob, hashlib, json, logging, os, re, shlex, shutil, signal, subprocess, sys, tempfile, threading
+import time, uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from .alerts import Target, Utc, clock, deliver, insert_new, missing_message, post, read_target, redact, tables
-from .alerts import verdict_message
+from .alerts import retrain_message, verdict_message
 from .config import DEFAULTS, check_name, from_toml
 from .errors import ConfigError, DeployAssistError, LogError, need, one_line
 from .predictions import PredictionLog, _by_hour, moment
@@ -51,6 +52,7 @@ def _field(name: str, text: str) -> frozenset[int]:
         found |= set(range(a, b + 1, int(step or 1)))
     return frozenset(v % 7 for v in found) if name == "weekday" else frozenset(found)
 
+# %% ../nbs/25_schedule.ipynb #sc2a3c03
 @dataclass(frozen=True)
 class Cron:
     "The times that a cron text names in a zone. Raises `ConfigError` for a text or zone that names none."
@@ -74,6 +76,7 @@ class Cron:
 
 _CRON = "expected minute hour day month weekday, such as '0 6 * * MON'"
 
+# %% ../nbs/25_schedule.ipynb #sc2a3c05
 def _names_day(self: Cron, day: date) -> bool:
     f = self.fields
     of_month, of_week = day.day in f["day"], day.isoweekday() % 7 in f["weekday"]
@@ -101,6 +104,7 @@ def _gap_end(zone: ZoneInfo, before: datetime, after: datetime) -> datetime:
         else: before = middle
     return after.replace(microsecond=0)
 
+# %% ../nbs/25_schedule.ipynb #sc2a3c07
 def after(self: Cron, t: datetime) -> datetime:
     "The first time later than `t`."
     day = t.astimezone(self.zone).date() - timedelta(days=1)
@@ -142,6 +146,7 @@ _runs = sa.Table(
     sa.UniqueConstraint("model", "report", "window_start"),
 )
 
+# %% ../nbs/25_schedule.ipynb #sca8cc09
 _BESIDE = "-schedules"
 
 def _engine(log: Any = None) -> sa.Engine:
@@ -218,14 +223,45 @@ class Schedule:
                 "command")
         return {k: getattr(self, k) for k in kept} | {"out": str(self.place), "next": self.next}
 
+# %% ../nbs/25_schedule.ipynb #sc6b3c12
 def _from_row(row: Any) -> Schedule:
     spec = json.loads(row.spec)
-    found = tuple(read_target(t) for t in spec.pop("alerts"))
+    found = tuple(map(_stored_target, spec.pop("alerts")))
     spec["command"] = tuple(spec["command"])
     return Schedule(row.id, row.name, alerts=tuple(t.shown for t in found), targets=found, created=row.created, **spec)
 
+def _stored_target(given: str) -> Target:
+    "A target that was fine when it was stored; what its variable holds now is looked at when something is sent."
+    try: return read_target(given)
+    except ConfigError: return Target(given, "", given if given.startswith("${") else "***")
+
+# %% ../nbs/25_schedule.ipynb #sc6b3c14
 _TARGETS = ("cron", "systemd", "github", "airflow", "k8s")
 
+def _refuse(
+    *, window: Any, catch_up: Any, on: Any, target: Any, out: Any, timeout_s: Any, memory_mb: Any, command: Any, baseline: Any
+) -> None:
+    "Raise `ConfigError` for an option that makes no sense."
+    if window is not None and (not isinstance(window, str) or not re.fullmatch(r"\s*\d+(\.\d+)?\s*[smhdw]\s*", window)
+                               or not re.search("[1-9]", window)):
+        raise ConfigError(f"window: got {window!r}, expected an age such as '7d' or '24h'")
+    for what, value, known in (("catch_up", catch_up, ("latest", "all")), ("on", on, (None, "retrain")),
+                               ("target", target, (None, *_TARGETS))):
+        if value not in known: raise ConfigError(f"{what}: got {value!r}, expected {', '.join(map(repr, known))}")
+    if not isinstance(out, str | Path): raise ConfigError(f"out: got {out!r}, expected a folder")
+    if target and not os.getcwd().isprintable():
+        raise ConfigError(f"target: got the folder {os.getcwd()!r}, expected one whose name fits in a line: a unit or a crontab "
+                          f"has no way to write it")
+    for what, value in (("timeout_s", timeout_s), ("memory_mb", memory_mb)):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9
+        if not (is_number or (what == "memory_mb" and value is None)):
+            raise ConfigError(f"{what}: got {value!r}, expected a number above 0")
+    if isinstance(command, str) or not isinstance(command, Iterable) or not all(isinstance(w, str) for w in command):
+        raise ConfigError(f"command: got {command!r}, expected a list of words, such as ['python', 'mine.py', '{{since}}']")
+    if not isinstance(baseline, str):
+        raise ConfigError(f"baseline: got {type(baseline).__name__}, expected a text that can be stored")
+
+# %% ../nbs/25_schedule.ipynb #sc6b3c16
 def schedule(
     name: str,                    # the registered model
     *,
@@ -247,21 +283,9 @@ def schedule(
     name = check_name(name)
     times = Cron(cron, timezone)
     if isinstance(window, timedelta): window = f"{window.total_seconds():g}s"
-    if window is not None and (not isinstance(window, str) or not re.fullmatch(r"\s*\d+(\.\d+)?\s*[smhdw]\s*", window)
-                               or moment(window) >= datetime.now(UTC)):
-        raise ConfigError(f"window: got {window!r}, expected an age such as '7d' or '24h'")
-    for what, value, known in (("catch_up", catch_up, ("latest", "all")), ("on", on, (None, "retrain")),
-                               ("target", target, (None, *_TARGETS))):
-        if value not in known: raise ConfigError(f"{what}: got {value!r}, expected {', '.join(map(repr, known))}")
-    for what, value in (("timeout_s", timeout_s), ("memory_mb", memory_mb)):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9
-        if not (is_number or (what == "memory_mb" and value is None)):
-            raise ConfigError(f"{what}: got {value!r}, expected a number above 0")
-    if isinstance(command, str) or not all(isinstance(w, str) for w in command):
-        raise ConfigError(f"command: got {command!r}, expected a list of words, such as ['python', 'mine.py', '{{since}}']")
-    if not isinstance(baseline, str):
-        raise ConfigError(f"baseline: got {type(baseline).__name__}, expected a text that can be stored")
-    found = [read_target(t) for t in ([alerts] if isinstance(alerts, str) else alerts)]
+    _refuse(window=window, catch_up=catch_up, on=on, target=target, out=out, timeout_s=timeout_s, memory_mb=memory_mb,
+            command=command, baseline=baseline)
+    found = [read_target(t) for t in (alerts if isinstance(alerts, list | tuple) else [alerts])]
     found = list({t.id: t for t in found}.values())
     digest = hashlib.sha256("\0".join([name, times.text, timezone, window or ""]).encode()).hexdigest()[:8]
     id = f"{re.sub(r'[^a-zA-Z0-9]+', '-', name).strip('-')[:60] or 'model'}-{digest}"
@@ -278,6 +302,7 @@ def schedule(
         made = _from_row(c.execute(sa.select(_schedules).where(_schedules.c.id == id)).one())
     return made if target is None else _TEXTS[target](made, engine)
 
+# %% ../nbs/25_schedule.ipynb #sc6b3c18
 def list_schedules(log: Any = None) -> list[Schedule]:
     "What is scheduled."
     with _engine(log).begin() as c: return [_from_row(r) for r in c.execute(sa.select(_schedules).order_by(_schedules.c.id))]
@@ -290,10 +315,12 @@ def remove(id: str, log: Any = None) -> None:
             raise ConfigError(f"schedule: got {id!r}, expected one of {', '.join(there) or 'none: nothing is scheduled'}")
         c.execute(sa.delete(_runs).where(_runs.c.report.in_([id, f"{id}:retrain"]), _runs.c.state == "queued"))
 
+# %% ../nbs/25_schedule.ipynb #sc6b3c19
 def runs(name: str | None = None, *, log: Any = None, limit: int = 20) -> Any:  # a frame, newest first
     "The newest runs: name, window, state, action, exit code, times, attempt, report (its page), error."
     import pandas as pd
-    asked = sa.select(_runs).order_by(_runs.c.window_start.desc(), _runs.c.report).limit(int(limit))
+    if not isinstance(limit, int) or limit < 1: raise ConfigError(f"limit: got {limit!r}, expected a number of runs, 1 or more")
+    asked = sa.select(_runs).order_by(_runs.c.window_start.desc(), _runs.c.report).limit(limit)
     if name is not None: asked = asked.where(_runs.c.model == name)
     with _engine(log).begin() as c: found = [_plain(r) for r in c.execute(asked)]
     return pd.DataFrame(found, columns=list(_SHOWN))
@@ -325,21 +352,25 @@ if code >= 0: os._exit(code)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 os.kill(os.getpid(), -code)"""
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c21
 class Broken(DeployAssistError):
     "A run did not do what it should."
     def __init__(self, message: str, code: int = 1): self.code = code; super().__init__(message)
+
+def _is_retrain(row: Any) -> bool: return row.report.endswith(":retrain")
 
 def _words(s: Schedule, row: Any, folder: Path) -> list[str]:
     "What is run."
     since, until = row.window_start.isoformat(), row.window_end.isoformat()
     here = [sys.executable, "-m", "deploy_assist.cli"]
-    if row.report.endswith(":retrain"): return [*here, "retrain", s.name, "--json"]
+    if _is_retrain(row): return [*here, "retrain", s.name, "--until", until, "--json"]
     if s.command:
         told = {"{name}": s.name, "{since}": since, "{until}": until, "{out}": str(folder)}
         return [re.sub(r"\{(name|since|until|out)\}", lambda m: told[m[0]], w) for w in s.command]
     return [*here, "report", s.name, "--since", since, "--until", until, "--baseline", s.baseline, "--out", str(s.place),
             *(["--timezone", s.timezone] if s.timezone != "UTC" else []), "--json"]
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c22
 def _environment(s: Schedule, url: str) -> dict:
     "The run finds what the person's session found: home, log and registry."
     folder = s.folder if Path(s.folder).is_dir() else os.getcwd()
@@ -347,6 +378,7 @@ def _environment(s: Schedule, url: str) -> dict:
     usual = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "DEPLOY_ASSIST_HOME": s.home}
     return usual | os.environ | {"DEPLOY_ASSIST_LOG_URL": url, "PYTHONPATH": library}
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c24
 def _end(p: subprocess.Popen) -> None:
     "Ask the run to end, then make it."
     for sign, wait in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
@@ -367,17 +399,18 @@ def _run(s: Schedule, row: Any, url: str, is_ours: Callable[[], bool]) -> dict:
     try:
         folder.mkdir()
         began = datetime.now(UTC)
-        code, out, err = _process(s, _words(s, row, folder), folder, _environment(s, url), is_ours)
+        code, out, err = _process(s, _words(s, row, folder), _environment(s, url), is_ours)
         found = _believe(s, row, code, out, err, folder, began)
-        if s.command and not row.report.endswith(":retrain"): found["path"] = _file(s, row, folder, found["path"])
+        if s.command and not _is_retrain(row): found["path"] = _file(s, row, folder, found["path"])
         return found
     except OSError as e: raise Broken(f"the run could not be started or filed ({e.strerror or e})") from None
     finally: shutil.rmtree(folder, ignore_errors=True)
 
-def _process(s: Schedule, words: list[str], folder: Path, env: dict, is_ours: Callable[[], bool]) -> tuple[int, str, str]:
+# %% ../nbs/25_schedule.ipynb #sc7e6c26
+def _process(s: Schedule, words: list[str], env: dict, is_ours: Callable[[], bool]) -> tuple[int, str, str]:
     "Exit code, stdout and stderr."
     memory = str(int((s.memory_mb or 0) * 2**20))
-    with open(folder / ".stdout", "w+b") as out, open(folder / ".stderr", "w+b") as err:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # not in `folder`: its disk may be what is full
         p = subprocess.Popen([sys.executable, "-I", "-S", "-c", _START, str(os.getpid()), memory, *words], env=env,
                              stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
                              cwd=s.folder if Path(s.folder).is_dir() else None)
@@ -395,17 +428,15 @@ def _process(s: Schedule, words: list[str], folder: Path, env: dict, is_ours: Ca
 
 class _Lost(DeployAssistError): "The lease is somebody else's."
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c28
 def _believe(s: Schedule, row: Any, code: int, out: str, err: str, folder: Path, began: datetime) -> dict:
     "What the run found, when everything about it agrees."
     said = redact((err.strip().splitlines() or [""])[-1])[:400]
     if code < 0: raise Broken(f"was killed by {signal.Signals(-code).name} {said}".strip())
-    if code not in (0, 10, 20): raise Broken(said or f"ended with {code}", 2 if code == 2 else 1)
-    if row.report.endswith(":retrain"):
-        try: answer = json.loads(out.strip().splitlines()[-1])
-        except (IndexError, ValueError):
-            raise Broken(f"the retrain ended with {code} and printed no JSON {said}".strip()) from None
-        return dict(action=str(answer.get("decision") or answer.get("action") or "done")[:40], exit_code=code, path=None,
-                verdict={})
+    if _is_retrain(row): return _decision(code, out, said)
+    if code not in (0, 10, 20):
+        limit = f"; its address space was limited to {s.memory_mb:g} MB" if s.memory_mb and code != 2 else ""
+        raise Broken((said or f"ended with {code}") + limit, 2 if code == 2 else 1)
     try:
         if s.command: path = next(iter(sorted(folder.glob("*.json"))))
         else: path = Path(json.loads(out.strip().splitlines()[-1])["files"]["json"]).absolute()
@@ -420,6 +451,19 @@ def _believe(s: Schedule, row: Any, code: int, out: str, err: str, folder: Path,
         path = path.with_suffix(".html")
     return dict(action=action, exit_code=code, path=str(path), verdict=verdict)
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c29
+_DECISIONS = {"promoted": 0, "rejected": 0, "ready": 20, "failed": 1}
+
+def _decision(code: int, out: str, said: str) -> dict:
+    "What a retrain came to, when its exit code agrees."
+    try: answer = json.loads(out.strip().splitlines()[-1]); decision = answer["decision"]
+    except (IndexError, KeyError, TypeError, ValueError):
+        raise Broken(said or f"the retrain ended with {code} and printed no decision", 2 if code == 2 else 1) from None
+    if _DECISIONS.get(decision) != code: raise Broken(f"the retrain ended with {code}, but said {decision!r}")
+    if decision == "failed": raise Broken(f"the retrain failed: {answer.get('reason')}")
+    return dict(action=decision, exit_code=code, path=answer.get("html"), verdict=answer)
+
+# %% ../nbs/25_schedule.ipynb #sc7e6c32
 def _ran_whole(path: Path, action: str) -> None:
     "Every cell has its execution count, none an error, and the sentinel says the action."
     try: cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -431,6 +475,7 @@ def _ran_whole(path: Path, action: str) -> None:
     ends = [o["data"][DONE] for c in code for o in c["outputs"] if DONE in o.get("data", {})]
     if [e.get("action") for e in ends] != [action]: raise Broken("its notebook ended without the sentinel")
 
+# %% ../nbs/25_schedule.ipynb #sc7e6c34
 def _file(s: Schedule, row: Any, folder: Path, path: str) -> str:
     "Move what a command wrote to where reports lie, the JSON file last; its page, or the JSON file."
     stem, shown = f"{s.name}-{row.window_start:%Y%m%dT%H%M%S}Z", None
@@ -449,8 +494,13 @@ def _limits(s: Schedule) -> dict:
     "The table [reports] of deploy.toml in the schedule's folder, or the defaults."
     path = Path(s.folder) / "deploy.toml"
     given = from_toml(path.read_text(encoding="utf-8"), str(path)).get("reports", {}) if path.is_file() else {}
+    for key, value in given.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        if key in DEFAULTS["reports"] and not is_number:
+            raise ConfigError(f"{path}: [reports] {key}: got {value!r}, expected a number, 0 or more")
     return DEFAULTS["reports"] | given
 
+# %% ../nbs/25_schedule.ipynb #sc53ec36
 def _slots(s: Schedule, last: datetime | None, now: datetime) -> list[datetime]:
     "Times after `last` up to now, oldest first: the latest, or all (at most the newest 366)."
     found, t = [], now + timedelta(microseconds=1)
@@ -458,6 +508,7 @@ def _slots(s: Schedule, last: datetime | None, now: datetime) -> list[datetime]:
     while len(found) < most and (t := s.times.before(t)) > (last or s.created): found.append(t)
     return found[::-1]
 
+# %% ../nbs/25_schedule.ipynb #sc53ec39
 def _enter(c: sa.Connection, model: str, report: str, window: tuple[datetime, datetime], due: datetime, now: datetime) -> bool:
     return insert_new(c, _runs, dict(id=uuid.uuid4().hex, model=model, report=report, window_start=window[0],
                                      window_end=window[1], due=due, state="queued", attempt=0, not_before=now, opened=0))
@@ -469,13 +520,15 @@ def _enqueue(engine: sa.Engine, s: Schedule, now: datetime) -> None:
         last = last.replace(tzinfo=UTC) if last is not None and last.tzinfo is None else last
         for due in _slots(s, last, now): _enter(c, s.name, s.id, s.slot(due), due, now)
 
+# %% ../nbs/25_schedule.ipynb #sc53ec41
 def _claim(engine: sa.Engine, now: datetime, owner: str, ids: Sequence[str], only: str | None = None) -> Any:
     "The next run that is ours now, or None."
     r = _runs.c
     with engine.begin() as c:
         clock_now = clock(c)
         waits = sa.and_(r.state.in_(("queued", "broken")), r.not_before <= now)
-        free = sa.and_(sa.or_(waits, sa.and_(r.state == "running", r.lease_until < clock_now)), r.report.in_(ids))
+        over = sa.or_(r.lease_until < clock_now, r.lease_until > clock_now + 2 * _LEASE)  # or the clock was put back since
+        free = sa.and_(sa.or_(waits, sa.and_(r.state == "running", over)), r.report.in_(ids))
         if only: free = sa.and_(free, r.id == only)
         for row in c.execute(sa.select(_runs).where(free).order_by(r.due, r.report).limit(20)).fetchall():
             values = dict(state="running", owner=owner, lease_until=clock_now + _LEASE, attempt=r.attempt + 1, started=now,
@@ -484,6 +537,7 @@ def _claim(engine: sa.Engine, now: datetime, owner: str, ids: Sequence[str], onl
                 return c.execute(sa.select(_runs).where(r.id == row.id)).one()
     return None
 
+# %% ../nbs/25_schedule.ipynb #sc53ec42
 def _keeper(engine: sa.Engine, row: Any, owner: str, stop: threading.Event) -> Callable[[], bool]:
     "Renews the lease when asked; False when it is lost, or when we are to stop."
     state = dict(at=time.monotonic())
@@ -499,13 +553,15 @@ def _keeper(engine: sa.Engine, row: Any, owner: str, stop: threading.Event) -> C
         return kept
     return is_ours
 
+# %% ../nbs/25_schedule.ipynb #sc53ec44
 def _execute(
     engine: sa.Engine, s: Schedule, row: Any, owner: str, now: datetime, url: str, stop: threading.Event
 ) -> dict | None:
     "Run one, and write down what came of it; None when it was taken from us."
     labels = _label_state(url, s.name, row.window_start, row.window_end)
     began = time.monotonic()
-    try: found, verdict = _run(s, row, url, _keeper(engine, row, owner, stop)), {}
+    verdict: dict = {}
+    try: found = _run(s, row, url, _keeper(engine, row, owner, stop))
     except _Lost:
         with engine.begin() as c:
             c.execute(sa.update(_runs).where(_runs.c.id == row.id, _runs.c.owner == owner)
@@ -524,10 +580,12 @@ def _execute(
             mine = sa.update(_runs).where(_runs.c.id == row.id, _runs.c.owner == owner, _runs.c.state == "running")
             if not c.execute(mine.values(owner=None, lease_until=None, ended=ended, **values)).rowcount: return None
             done = c.execute(sa.select(_runs).where(_runs.c.id == row.id)).one()
-            if done.state == "done" and done.report == s.id: _tell(c, s, done, verdict, now)
+            if _is_retrain(done): _tell_retrain(c, s, done, verdict, now)
+            elif done.state == "done": _tell(c, s, done, verdict, now)
             return _plain(done)
     return _patiently(write, stop)
 
+# %% ../nbs/25_schedule.ipynb #sc53ec45
 def _patiently(work: Callable, stop: threading.Event) -> Any:
     "Do `work` on the database, which may be away for a while."
     for wait in (0.5, 2, 5, 10, 15, None):
@@ -535,6 +593,7 @@ def _patiently(work: Callable, stop: threading.Event) -> Any:
         except sa.exc.OperationalError:
             if wait is None or stop.wait(wait): raise
 
+# %% ../nbs/25_schedule.ipynb #sc53ec47
 def _tell(c: sa.Connection, s: Schedule, done: Any, verdict: Mapping, now: datetime) -> None:
     "Alert when the newest window's verdict is another than what was said last; wire a retrain to it."
     newer = sa.select(_runs.c.id).where(_runs.c.report == s.id, _runs.c.state == "done", _runs.c.due > done.due)
@@ -550,6 +609,16 @@ def _tell(c: sa.Connection, s: Schedule, done: Any, verdict: Mapping, now: datet
         c.execute(sa.update(_schedules).where(_schedules.c.id == s.id).values(told=done.action, told_at=now))
     if s.on == "retrain" and done.action == "retrain": _enter(c, s.name, f"{s.id}:retrain", window, done.due, now)
 
+def _tell_retrain(c: sa.Connection, s: Schedule, done: Any, said: Mapping, now: datetime) -> None:
+    "Alert when a retrain changed something, asks a person, or is broken for good; one that had nothing to do is not news."
+    is_over = done.not_before is None
+    if not is_over or (done.action == "rejected" and not said.get("challenger")): return
+    decision = done.action if done.state == "done" else "failed"
+    event = f"{done.report}:{done.window_start:%Y%m%dT%H%M%S}:{done.opened}:{decision}"
+    told = retrain_message(event, s.name, decision, (done.window_start, done.window_end), said, done.error)
+    post(c, s.id, told, s.targets, now)
+
+# %% ../nbs/25_schedule.ipynb #sc53ec48
 def _miss(engine: sa.Engine, s: Schedule, now: datetime) -> None:
     "Alert when the newest report that should be there is not."
     due = s.times.before(now - max(_GRACE, timedelta(seconds=2 * s.timeout_s)) + timedelta(microseconds=1))
@@ -602,11 +671,12 @@ def _owner() -> str: return f"{os.uname().nodename[:50]}:{os.getpid()}:{uuid.uui
 
 def _url(log: Any) -> str: return PredictionLog(getattr(log, "url", log)).url
 
-def _deliver(engine: sa.Engine, of: Iterable[Schedule], now: datetime) -> None:
+def _deliver(engine: sa.Engine, of: Iterable[Schedule], now: datetime, stop: threading.Event) -> None:
     "Send what waits in the outbox, with the secrets of these schedules' targets."
     given = {(s.id, t.id): t.given for s in of for t in s.targets}
-    deliver(engine, lambda schedule, target: given.get((schedule, target)), now)
+    deliver(engine, lambda schedule, target: given.get((schedule, target)), now, stop)
 
+# %% ../nbs/25_schedule.ipynb #scda0c49
 def run_due(now: datetime | None = None, *, log: Any = None, stop: threading.Event | None = None) -> list[dict]:
     "Run what is due, deliver alerts, keep the folders small; the runs, as in `runs`."
     now, stop = moment(now) or datetime.now(UTC), stop or threading.Event()
@@ -620,15 +690,19 @@ def run_due(now: datetime | None = None, *, log: Any = None, stop: threading.Eve
         while ids and not stop.is_set() and (row := _claim(engine, now, owner, ids)):
             found = _execute(engine, known[row.report.removesuffix(":retrain")], row, owner, now, url, stop)
             if found: done.append(found)
+            _deliver(engine, known.values(), now, stop)  # who is to be told need not wait for the other runs
         for s in known.values():
             _miss(engine, s, now)
-            _tidy(s, now)
-        _deliver(engine, known.values(), now)
+            try: _tidy(s, now)
+            except ConfigError as e: _log.warning("%s: nothing is tidied: %s", s.id, one_line(e))
+        _deliver(engine, known.values(), now, stop)
     return done
 
+# %% ../nbs/25_schedule.ipynb #scda0c51
 def run_window(name: str, window_start: datetime | str, *, log: Any = None) -> dict:
     "Run the report of one window, now, whether or not it was run before. `name`: a model or a schedule's id."
     engine, url, now, t = _engine(log), _url(log), datetime.now(UTC), moment(window_start)
+    if t is None: raise ConfigError("window-start: got None, expected the time at which a window starts")
     found = [s for s in list_schedules(log) if name in (s.name, s.id)]
     if not found: raise ConfigError(f"schedule: got {name!r}, which is not scheduled; see deploy-assist schedule list")
     for s in found:
@@ -646,16 +720,20 @@ def run_window(name: str, window_start: datetime | str, *, log: Any = None) -> d
     row = _claim(engine, now, owner := _owner(), [s.id], id)
     done = row and _execute(engine, s, row, owner, now, url, threading.Event())
     if not done: raise LogError(f"{name}: the window from {t.isoformat()} is being run by another scheduler")
-    _deliver(engine, [s], now)
+    _deliver(engine, [s], now, threading.Event())
     return done
 
+# %% ../nbs/25_schedule.ipynb #scda0c53
 _TICK_S = 15
 
-def start(log: Any = None) -> None:
-    "Run what is due until Ctrl-C or SIGTERM; a run that is under way is given back then."
+def start(
+    log: Any = None,                     # a PredictionLog or its URL; default as everywhere
+    stop: threading.Event | None = None,  # ends it when set; the only way in a thread that is not the main one
+) -> None:
+    "Run what is due until `stop`, and in the main thread until Ctrl-C or SIGTERM. A run that is under way is given back then."
     need("apscheduler", "notebook", "schedulers")
     from apscheduler.schedulers.background import BackgroundScheduler
-    stop = threading.Event()
+    stop = stop or threading.Event()
     def tick():
         try:
             for run in run_due(log=log, stop=stop): _log.warning("%s", _said(run))
@@ -666,10 +744,21 @@ def start(log: Any = None) -> None:
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     clock.start()
     try:
-        while not stop.wait(0.5): pass
+        with _signals() as asked:
+            while not asked and not stop.wait(0.5): pass
     finally:
         stop.set()
         clock.shutdown(wait=True)
+
+@contextmanager
+def _signals() -> Iterator[list]:
+    "A list that is filled by Ctrl-C and SIGTERM; in a thread that is not the main one signals are not ours."
+    asked: list = []  # not an Event: setting one in a signal's handler can wait for itself
+    wanted = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {s: signal.signal(s, lambda number, _: asked.append(number)) for s in wanted}
+    try: yield asked
+    finally:
+        for s, handler in before.items(): signal.signal(s, handler)
 
 def _said(run: Mapping) -> str:
     what = run["action"] or run["error"] or run["state"]
@@ -679,21 +768,21 @@ def _said(run: Mapping) -> str:
 def _tidy(s: Schedule, now: datetime) -> None:
     "Remove what is beyond the limits."
     limits, kept = _limits(s), {}
-    for p in s.place.glob(f"{s.name}-*Z.*") if s.place.is_dir() else ():
+    for p in s.place.glob(f"{glob.escape(s.name)}-*Z.*") if s.place.is_dir() else ():
         at = p.name[len(s.name) + 1:].split(".")[0]
         if re.fullmatch(r"\d{8}T\d{6}(_\d{6})?Z", at): kept.setdefault(at, []).append(p)
     def size(paths): return sum(p.stat().st_size for p in paths if p.exists())
     def drop(at):
         for p in sorted(kept.pop(at), key=lambda p: (p.suffix == ".json", p.suffix != ".ipynb")): p.unlink(missing_ok=True)
-    with suppress(OSError):
-        total, before = sum(map(size, kept.values())), len(kept)
-        for at in sorted(kept):
-            is_old = datetime.strptime(at[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) < now - timedelta(days=limits["keep_days"])
-            if len(kept) == 1 or not (is_old or len(kept) > limits["keep"] or total > limits["keep_mb"] * 2**20): break
-            total -= size(kept[at]); drop(at)
-        if len(kept) < before:  # the index lists no page that is gone
-            from deploy_assist.report import write_index  # and pandas with it, which those who only look need not
-            write_index(s.place)
+    total, before = sum(map(size, kept.values())), len(kept)
+    for at in sorted(kept):
+        is_old = datetime.strptime(at[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) < now - timedelta(days=limits["keep_days"])
+        if len(kept) == 1 or not (is_old or len(kept) > limits["keep"] or total > limits["keep_mb"] * 2**20): break
+        total -= size(kept[at])
+        with suppress(OSError): drop(at)  # what cannot be removed stops nothing else
+    if len(kept) < before:  # the index lists no page that is gone
+        from deploy_assist.report import write_index  # and pandas with it, which those who only look need not
+        with suppress(OSError): write_index(s.place)
 
 # %% ../nbs/25_schedule.ipynb #sc4a068e
 def _setting(s: Schedule, engine: sa.Engine) -> dict:
@@ -701,6 +790,7 @@ def _setting(s: Schedule, engine: sa.Engine) -> dict:
     url = f"sqlite:///{quote(engine.url.database.removesuffix(_BESIDE))}" if engine.dialect.name == "sqlite" else ""
     return {k: v for k, v in dict(DEPLOY_ASSIST_HOME=s.home, DEPLOY_ASSIST_LOG_URL=url).items() if v}
 
+# %% ../nbs/25_schedule.ipynb #sc4a0c54
 _DUE = "schedule run --due"
 _FINE = "case $? in 10|20) true;; *) exit 1;; esac"
 
@@ -710,11 +800,13 @@ def _crontab(s: Schedule, engine: sa.Engine) -> str:
     note = "" if engine.dialect.name == "sqlite" else "# set DEPLOY_ASSIST_LOG_URL in the crontab\n"
     return f"{note}*/5 * * * * {line} >/dev/null || true\n".replace("%", r"\%")
 
+# %% ../nbs/25_schedule.ipynb #sc4a0c55
 def _systemd(s: Schedule, engine: sa.Engine) -> str:
     def q(text): return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+    program = q(sys.executable).replace("$", "$$")
     env = "\n".join(f"Environment={q(f'{k}={v}')}" for k, v in _setting(s, engine).items())
     if engine.dialect.name != "sqlite": env += "\nEnvironmentFile=/etc/deploy-assist.env"
-    folder = s.folder.replace("%", "%%")
+    folder = s.folder.replace("%", "%%") + "/"  # a backslash at the end of a line would join it with the next
     return f"""# /etc/systemd/system/deploy-assist.service
 [Unit]
 Description=deploy_assist: the reports that are due
@@ -723,7 +815,7 @@ Description=deploy_assist: the reports that are due
 Type=oneshot
 WorkingDirectory={folder}
 {env}
-ExecStart={q(sys.executable)} -m deploy_assist.cli {_DUE}
+ExecStart={program} -m deploy_assist.cli {_DUE}
 SuccessExitStatus=10 20
 
 # /etc/systemd/system/deploy-assist.timer
@@ -738,6 +830,7 @@ Persistent=true
 WantedBy=timers.target
 """
 
+# %% ../nbs/25_schedule.ipynb #sc4a0c56
 def _github(s: Schedule, engine: sa.Engine) -> str:
     return f"""name: deploy-assist
 on:
@@ -765,6 +858,7 @@ jobs:
           path: {json.dumps(s.out, ensure_ascii=False)}
 """
 
+# %% ../nbs/25_schedule.ipynb #sc4a0c57
 def _airflow(s: Schedule, engine: sa.Engine) -> str:
     command = f"{shlex.quote(sys.executable)} -m deploy_assist.cli {_DUE} || {_FINE}"
     return f'''from datetime import datetime, timedelta, timezone
@@ -788,6 +882,7 @@ with DAG(
     )
 '''
 
+# %% ../nbs/25_schedule.ipynb #sc4a0c58
 def _k8s(s: Schedule, engine: sa.Engine) -> str:
     return f"""apiVersion: batch/v1
 kind: CronJob

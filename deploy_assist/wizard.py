@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS_JS', 'OUTCOMES', 'RESULTS', 'NOTES', 'EXTRAS', 'find_inputs', 'names_of', 'suggest_name', 'Form',
-           'ContractEditor', 'execute', 'checks_so_far_html', 'checks_html', 'differences_html', 'look_at_champion',
-           'head_html', 'Card', 'draw', 'show_code', 'Wizard', 'run', 'skip_step', 'cancel_step', 'wait',
-           'bundle_folder', 'toml_file', 'save_answers', 'write_files', 'release_from_toml', 'read_file', 'wizard']
+           'ContractEditor', 'execute', 'checks_so_far_html', 'checks_html', 'facts_of', 'look_at_champion',
+           'planned_html', 'head_html', 'Card', 'draw', 'show_code', 'Wizard', 'run', 'skip_step', 'cancel_step',
+           'wait', 'bundle_folder', 'toml_file', 'save_answers', 'write_files', 'release_from_toml', 'read_file',
+           'wizard']
 
 # %% ../nbs/30_wizard.ipynb #40f90402
 import json
@@ -34,6 +35,7 @@ from .schema import TYPES, Column
 from deploy_assist.widgets import (
     Cancelled,
     Face,
+    Facts,
     Job,
     Markup,
     button,
@@ -46,6 +48,7 @@ from deploy_assist.widgets import (
     named,
     progress_html,
     row,
+    side_by_side,
     table,
     text_box,
     toolkit,
@@ -312,9 +315,14 @@ def _asks(c: Column) -> list[str]:
 # %% ../nbs/30_wizard.ipynb #999fe177
 class ContractEditor:
     "The columns of a schema as a table to edit. `.value` is column -> changes, `.error` the last refusal."
+    pictured: tuple = (None, {})  # the rows that were pictured last and their pictures: a table that is opened again is there at once
+
     def __init__(self, release: Release, value: Mapping, changed: Callable[[], None]):
         self.learnt, self.value, self.changed = release.schema, {k: dict(v) for k, v in value.items()}, changed
-        self.counts = {c.name: counted(release.baseline[c.name] if c.is_numeric else None, c) for c in self.learnt.columns}
+        if ContractEditor.pictured[0] is not (rows := release.baseline):
+            counts = {c.name: counted(rows[c.name] if c.is_numeric else None, c) for c in self.learnt.columns}
+            ContractEditor.pictured = rows, counts
+        self.counts = ContractEditor.pictured[1]
         known = [c.sensitivity for c in self.learnt.columns if c.sensitivity and c.sensitivity not in _sensitive]
         more = [(s, s) for s in dict.fromkeys(known)]
         choices = _choices | dict(sensitivity=_choices["sensitivity"] + more)
@@ -433,7 +441,7 @@ def checks_so_far_html(results: Sequence[Any]) -> str:
     counts = [f"{n} {s}" for s in _marks if (n := sum(r.status == s for r in results))]
     rows = table([_check_row(r) for r in results[::-1]], _check_heads)
     return (f"<p class='da-quiet'>So far: {', '.join(counts)}</p>"
-            f"<div class='da-live' tabindex='0' role='region' aria-label='results so far'>{rows}</div>")
+            f"<div class='da-live da-checks' tabindex='0' role='region' aria-label='results so far'>{rows}</div>")
 
 def checks_html(results: Sequence[Any]) -> str:
     "Results of checks when they are done: what is to do first, the rest folded."
@@ -443,7 +451,8 @@ def checks_html(results: Sequence[Any]) -> str:
     parts = []
     if bad: parts.append((f"{len(bad)} to look at", bad, failed))
     if good: parts.append((f"{len(good)} with nothing to do", good, False))
-    return "".join(fold(words, table([_check_row(r) for r in rows], _check_heads), is_open) for words, rows, is_open in parts)
+    def shown(rows): return f"<div class='da-checks'>{table([_check_row(r) for r in rows], _check_heads)}</div>"
+    return "".join(fold(words, shown(rows), is_open) for words, rows, is_open in parts)
 
 def _check_outcome(space):
     results = space["readiness"].results
@@ -484,29 +493,14 @@ RESULTS["demo"] = lambda space: (
 )
 
 # %% ../nbs/30_wizard.ipynb #0c724cdc
-def differences_html(
+def facts_of(
     release: Release,
-    champion: Release,
-    version: str,  # of the champion
-) -> str:
-    "What would change for those who call the model, how good both are, and what they were made of."
-    def rows_of(r): return json.loads(r.parts["facts.json"]).get("rows") if "facts.json" in r.parts else r.schema.rows_learnt
-    def measured(r, name):
-        return _interval(r.metrics[name]) if r.metrics.get(name, {}).get("value") is not None else "not measured"
-
-    names = [k for k in release.metrics if k in champion.metrics] or list(release.metrics)
-    rows = [(k.replace("_", " "), measured(release, k), measured(champion, k)) for k in names]
-    rows += [("training rows", *(f"{rows_of(r):,}" for r in (release, champion))),
-             ("columns", *(f"{len(r.schema):,}" for r in (release, champion)))]
-    old, new = (dict(r.partition("==")[::2] for r in x.requirements) for x in (champion, release))
-    rows += [(p, new.get(p, "not needed"), old.get(p, "not needed")) for p in sorted({*old, *new}) if old.get(p) != new.get(p)]
-    changes = champion.schema.compare(release.schema)
-    told = [(c.column or "answer", c.what, str(c.before), str(c.after), c.verdict) for c in changes.changes]
-    schema = table(told, ("Column", "What", "Champion", "This one", "For callers")) if told else ""
-    same = "<p>It is the champion's very bundle: the hashes are equal.</p>" if release.hash == champion.hash else ""
-    return (same + table(rows, ("", "This one", f"Champion, version {version}"))
-            + (f"<p>The schema changed: <b>{changes.verdict}</b> for those who call it.</p>{schema}" if told
-               else "<p>The schema is the champion's.</p>"))
+    version: str = "",  # in the registry
+) -> Facts:
+    "What `side_by_side` shows of a release."
+    rows = json.loads(release.parts["facts.json"]).get("rows") if "facts.json" in release.parts else release.schema.rows_learnt
+    packages = dict(line.partition("==")[::2] for line in release.requirements)
+    return Facts(version, release.hash, release.metrics, release.schema, packages, rows)
 
 def look_at_champion(self: Any) -> None:
     "Find the champion of the same name, in the background, and show on the card what is different."
@@ -514,7 +508,8 @@ def look_at_champion(self: Any) -> None:
     card, release, name = self.cards["register"], self.release, self.flow.values("model")["name"]
     try:
         found = resolve(f"models:/{name}@champion")
-        said = differences_html(release, load_release(found.folder, self.flow.values("model")["trusted"]), found.version)
+        champion = facts_of(load_release(found.folder, self.flow.values("model")["trusted"]), found.version)
+        said = side_by_side([champion, facts_of(release)], {found.version: "champion"})
     except DeployAssistError as e:
         none = isinstance(e, RegistryError)
         what = "No champion to compare with: this may be the first version." if none else "The champion cannot be compared."
@@ -547,7 +542,19 @@ def _watch_result(space):
     return (
         f"<p><b>{escape(r.verdict.action)}</b>: {escape(str(getattr(r.verdict, 'summary', '')))}</p><p "
         f"class='da-quiet'>{escape(str(r.html))}</p>" + fold("The whole report", frame, is_open=True)
+        + planned_html(space.get("planned"))
     )
+
+def planned_html(
+    planned: Any,  # a `Schedule`; None: nothing is scheduled
+) -> str:
+    "All that is scheduled for this model, as the ledger has it, and who runs it."
+    if planned is None: return ""
+    from deploy_assist.schedule import list_schedules
+    rows = [(f"{s.cron} ({s.timezone})", s.window, f"{s.next:%Y-%m-%d %H:%M} UTC", ", ".join(s.alerts) or "nobody")
+            for s in list_schedules() if s.name == planned.name]
+    return ("<h4>Scheduled</h4>" + table(rows, ("Cron", "Window", "Next", "Who hears of it"))
+            + code_html("deploy-assist schedule start", "Runs what is due, until Ctrl-C", "bash", insert=False))
 
 
 OUTCOMES["watch"] = lambda space: dict(action=space["first_report"].verdict.action)
@@ -645,8 +652,8 @@ def draw(self: Card) -> None:
             promise,
             self.news,
             *([self.note] if self.name in NOTES else []),
-            self.form.box,
             *([self.result, self.extra] if state == "failed" else []),
+            self.form.box,
             self.buttons,
             self.problem,
             self.pane,
@@ -1053,7 +1060,7 @@ def _check_extra(self: Wizard, space: dict) -> list:
         with self.lock:
             if self.job is None: self.run("contract", self.flow.mended(fix))
 
-    return [
+    fixes = [
         button(
             f"Apply the fix of {name}: {line.partition('#')[0].strip().removeprefix('release = release.')}",
             partial(apply, line),
@@ -1062,6 +1069,7 @@ def _check_extra(self: Wizard, space: dict) -> list:
         )
         for name, line in found
     ]
+    return [row(*fixes)] if fixes else []
 
 
 EXTRAS["check"] = _check_extra

@@ -67,7 +67,9 @@ def main(site: Path = root / "_docs") -> int:
         shutil.copytree(
             root / "deploy_assist", work / "tree" / "deploy_assist", ignore=shutil.ignore_patterns("__pycache__")
         )
-        for name in ("pyproject.toml", "settings.ini", "README.md"): shutil.copy(root / name, work / "tree" / name)
+        for name in ("settings.ini", "README.md"): shutil.copy(root / name, work / "tree" / name)
+        ours = (root / "pyproject.toml").read_text().partition("[tool.ruff]")[0]  # nbdev parses it anew for every cell
+        (work / "tree" / "pyproject.toml").write_text(ours)
         code = "from nbdev.serve import proc_nbs; proc_nbs('nbs', n_workers=0, force=True)"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=work / "tree", stdin=subprocess.DEVNULL, capture_output=True, text=True

@@ -66,6 +66,18 @@ def widget_errors():
 
 
 @pytest.fixture
+def sh(capfd):
+    "Run a command line in this process: (exit code, stdout, stderr)."
+    from deploy_assist.cli import run
+
+    def sh(*words):
+        capfd.readouterr()
+        code = run([str(word) for word in words])
+        return code, *capfd.readouterr()
+    return sh
+
+
+@pytest.fixture
 def free_port() -> int:
     "A port on loopback that nobody listens on."
     with socket.socket() as s:

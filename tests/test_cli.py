@@ -43,16 +43,6 @@ def slow():
 
 
 @pytest.fixture
-def sh(capfd):
-    "Run a command line in this process: (exit code, stdout, stderr)."
-    def sh(*words):
-        capfd.readouterr()
-        code = run([str(word) for word in words])
-        return code, *capfd.readouterr()
-    return sh
-
-
-@pytest.fixture
 def train(tmp_path, monkeypatch):
     "A folder with a user's train.py, and what an earlier test imported forgotten."
     (tmp_path / "train.py").write_text(training)

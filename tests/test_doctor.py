@@ -5,21 +5,9 @@ import socket
 import sys
 from pathlib import Path
 
-import pytest
 
 from deploy_assist import doctor as module
-from deploy_assist.cli import run
 from deploy_assist.doctor import PORTS, doctor
-
-
-@pytest.fixture
-def sh(capfd):
-    "Run a command line in this process: (exit code, stdout, stderr)."
-    def sh(*words):
-        capfd.readouterr()
-        code = run([str(word) for word in words])
-        return code, *capfd.readouterr()
-    return sh
 
 
 def found() -> dict:

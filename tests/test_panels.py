@@ -1,4 +1,4 @@
-"""The panels on a real registry and a real log, by pressing their buttons; one story in JupyterLab."""
+"""The panels on a real registry and a real log, by pressing their buttons (in JupyterLab: test_wizard_browser)."""
 import re
 import shutil
 import time
@@ -9,14 +9,15 @@ from html import unescape
 
 import pandas as pd
 import pytest
-from lab import Lab, run_all
+import sqlalchemy as sa
 
 from deploy_assist import PredictionLog, RegistryError, history, monitor_panel, promote, register, registry_panel
-from deploy_assist.panels import Call, Facts, quality_of, runs_html, schedules_html, side_by_side, trends
+from deploy_assist.panels import Call, quality_of, runs_html, schedules_html, trends
 from deploy_assist.predictions import Batch, Request
 from deploy_assist.registry import record_checks, record_retrain
-from deploy_assist.schedule import Schedule, list_schedules
+from deploy_assist.schedule import Schedule, _engine, _schedules, list_schedules, schedule
 from deploy_assist.schema import Column, Schema
+from deploy_assist.widgets import Facts, side_by_side
 
 
 def text(widget) -> str:
@@ -102,13 +103,13 @@ def test_failed_checks_are_a_sentence_and_a_way_on(panel):
     said = text(panel.promoting.box)
     assert "Version 2 was not promoted: it failed its checks (leakage)" in said
     assert "deploy-assist check models:/patients/2" in said
-    assert panel.shelf.at("champion") == "1" and "force=True" in said
+    assert panel.shelf.at("champion") == "1"
     panel.anyway.click()
     assert "a reason is needed" in text(panel.promoting.said) and panel.shelf.at("champion") == "1"
     panel.although.value = "the ward has no other"
     panel.anyway.click()
     last = history("patients").iloc[-1]
-    assert (last.version, last.reason, last.forced) == ("2", "the ward has no other", True)
+    assert (last.version, last.reason, last.checks_passed) == ("2", "the ward has no other", False)
     assert "failed, promoted although" in text(panel.past) and not panel.promoting.more.children
 
 
@@ -274,6 +275,22 @@ def test_schedule_run_due_and_remove(monitor):
     assert not list_schedules() and "No report is scheduled" in text(monitor.adding.box)
 
 
+def test_what_is_due_is_run(monitor):
+    "A program of one's own in place of the report; it is as if it had been scheduled two days ago."
+    watch = ["sh", "-c", 'echo \'{"action": "watch"}\' > "$0/v.json"; exit 10', "{out}"]
+    schedule("patients", cron="0 6 * * *", command=watch)
+    with _engine().begin() as c: c.execute(sa.update(_schedules).values(created=datetime.now(UTC) - timedelta(days=2)))
+    monitor.refresh()
+    assert "missing" in text(monitor.adding.note)
+    monitor.due.click()
+    monitor.wait()
+    assert "1 run made." in text(monitor.adding.said) and "exit code 10" in text(monitor.ledger)
+    assert "watch" in text(monitor.ledger) and "there, due" in text(monitor.adding.note)
+    monitor.due.click()
+    monitor.wait()
+    assert "Nothing was due" in text(monitor.adding.said) and [call.verb for call in monitor.calls] == ["run_due"] * 2
+
+
 def test_runs_that_ended_well_badly_and_never():
     made = Schedule("s1", "patients", "0 6 * * *", created=datetime(2026, 3, 1, tzinfo=UTC))
     now = datetime(2026, 3, 3, 12, tzinfo=UTC)
@@ -295,35 +312,3 @@ def test_tiles_of_old_and_odd_reports():
            {"report": {"rows": 7}, "quality": {"after": {"mae": {"value": 2.5}}}, "service": {}, "findings": [{"column": None}]}]
     assert [t[1] for t in trends(odd)] == ["7 rows", "0", "2.500", "none"]
     assert quality_of(odd[1]) is None and trends([]) == [] and [t[1] for t in trends(odd[:2])][-1] == "4.0 ms"
-
-
-# --- in JupyterLab
-
-def test_promote_roll_back_and_report_in_jupyterlab(shelf, watched, page, tmp_path):
-    lab = Lab(tmp_path)
-    try:
-        shutil.copy(shelf / "mlflow.db", lab.work / "mlflow.db")
-        (lab.work / ".deploy_assist").mkdir()
-        shutil.copy(watched, lab.work / ".deploy_assist" / "predictions.db")
-        run_all(page, lab.write("panels.ipynb", "from deploy_assist import monitor_panel, registry_panel",
-                                'registry_panel("patients")', 'monitor_panel("patients")'))
-        def said(where, words): page.locator(f".da-{where}").get_by_text(re.compile(words)).first.wait_for()
-        page.locator(".da-in-promote").get_by_label("Why", exact=True).fill("better on ward B")
-        page.keyboard.press("Tab")
-        said("in-promote", "reason=.*better on ward B")
-        page.locator(".da-promote").click()
-        said("in-promote", "is version 2 now")
-        page.locator(".da-in-rollback").get_by_label("Why").fill("errors on ward C")
-        page.keyboard.press("Tab")
-        page.locator(".da-rollback").click()
-        said("in-rollback", "is version 1 now")
-        said("history", "errors on ward C")
-        page.locator(".da-run").click()
-        page.locator(".da-in-run").get_by_role("button", name="Cancel").wait_for()
-        said("verdicts", "280 rows")
-        page.locator(".da-show").click()
-        page.frame_locator(".da-in-read iframe").get_by_text("Window").first.wait_for()
-        assert page.get_by_label("Version", exact=True).count() and page.get_by_label("Cron").count()
-        assert [e.reason for e in history("patients", uri=f"sqlite:///{lab.work}/mlflow.db").tail(2).itertuples()] == \
-            ["better on ward B", "errors on ward C"]
-    finally: lab.stop()

@@ -44,7 +44,7 @@ def two(store):
         with registry._talk(uri, create=True) as (client, _):
             registry._ensure_model(client, uri, name)
             made = [client.create_model_version(name, f"s3://nowhere/{i}", tags=tags) for i in range(count)]
-        promote(name, count, alias="challenger", reason="trained", force=True, uri=uri)
+        promote(name, count, alias="challenger", reason="trained", uri=uri)
         return [registry._version_of(mv, uri) for mv in made]
     return make
 
@@ -204,13 +204,14 @@ def test_failed_checks_keep_a_version_out(patients, two, store):
     two("unfit", count=1)
     v = register(replace(patients, name="unfit"), checks=failed, uri=store)
     assert v.checks_passed is False and history("unfit", uri=store).checks_passed.iloc[-1] == False  # noqa: E712
-    with pytest.raises(RegistryError, match=r"version 2 failed its checks \(parity\)"):
-        promote("unfit", reason="demo", uri=store)
-    promote("unfit", reason="demo on Monday", force=True, uri=store)
-    assert history("unfit", uri=store).iloc[-1][["checks_passed", "forced"]].tolist() == [False, True]
+    with pytest.raises(ConfigError, match="a reason is needed"): promote("unfit", reason=" ", uri=store)
+    assert versions("unfit", uri=store).checks_failed.tolist() == ["parity", ""]
+    with pytest.warns(UserWarning, match=r"unfit version 2 failed its checks \(parity\), and is champion now"):
+        promote("unfit", reason="demo on Monday", uri=store)
+    assert history("unfit", uri=store).iloc[-1][["checks_passed", "reason"]].tolist() == [False, "demo on Monday"]
     assert record_checks("unfit", 1, dict(passed=True, results=[]), uri=store).checks_passed is True
-    promote("unfit", 1, reason="fixed", force=True, uri=store)
-    assert history("unfit", uri=store).iloc[-1][["checks_passed", "forced"]].tolist() == [True, False]
+    promote("unfit", 1, reason="fixed", uri=store)
+    assert history("unfit", uri=store).checks_passed.iloc[-1]
     assert versions("unfit", uri=store).checks_passed.tolist() == [False, True]
 
 

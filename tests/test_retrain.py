@@ -2,9 +2,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,14 +11,15 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from waiting import until
 
-from deploy_assist import ConfigError, PredictionLog, history, prepare, promote, register
+from deploy_assist import ConfigError, PredictionLog, history, load_release, prepare, promote, register
 from deploy_assist.cli import run as command
 from deploy_assist.predictions import Batch, uuid7s
-from deploy_assist.registry import current_version, versions
-from deploy_assist.retrain import RetrainError, content_keys, retrain, set_aside
-
-program = Path(sys.executable).with_name("deploy-assist")
+from deploy_assist.registry import current_version, resolve, retrains, versions
+from deploy_assist.report import Monitor, _mark_retrained, past_reports
+from deploy_assist.retrain import RetrainError, _decide, _left_behind, _Run, content_keys, prepare_like, retrain, set_aside
+from deploy_assist.schedule import run_due, schedule
 
 
 def people(n: int, seed: int, slope: float = 0.06) -> tuple[pd.DataFrame, pd.Series]:
@@ -41,9 +40,9 @@ def fitted(X: pd.DataFrame, y: pd.Series):
     return make_pipeline(columns, LogisticRegression()).fit(X, y)
 
 
-def log_of(release, X: pd.DataFrame, y, days: float = 30) -> None:
-    "Predictions of the last `days`, with what turned out to be true."
-    ids, now = uuid7s(len(X)), datetime.now(UTC).timestamp()
+def log_of(release, X: pd.DataFrame, y, days: float = 30, ago: float = 0) -> None:
+    "Predictions of `days`, which ended `ago` days ago, with what turned out to be true."
+    ids, now = uuid7s(len(X)), datetime.now(UTC).timestamp() - ago * 86400
     with PredictionLog() as log:
         log.append(Batch(model=release.name, schema=release.schema, columns={c: X[c].tolist() for c in X}, ids=ids, version="1",
                          predictions=release.predict(X).tolist(), probabilities=release.predict_proba(X).tolist(),
@@ -94,32 +93,47 @@ def at_rest(name: str = "bad") -> None:
     assert not list(Path("retrains").glob(".run-*"))
 
 
-def test_it_works_out_of_the_box_and_asks(capsys):
-    "The notebook that --init wrote, unchanged, beats a champion whose world has turned."
+def test_the_schedule_retrains_when_the_report_says_so_and_asks(capsys, tmp_path):
+    """A report says retrain; the notebook that --init wrote, unchanged, beats a champion whose world has turned; a person is
+    told, looks, and promotes. Both are processes of their own, started by the schedule."""
     assert command(["retrain", "ward", "--init"]) == 0
     assert "['age', 'bp', 'sex']" in Path("retrain-ward.ipynb").read_text()
     assert command(["retrain", "ward", "--init"]) == 2 and "is there already" in capsys.readouterr().err
-    capsys.readouterr()
-    code, told = command(["retrain", "ward", "--json"]), json.loads(capsys.readouterr().out)
-    assert code == 20, told
-    assert (told["decision"], told["champion"], told["challenger"]) == ("ready", "1", "2")
-    assert all(c["is_met"] for c in told["conditions"]) and len(told["conditions"]) == 7
-    assert told["difference"]["metric"] == "roc_auc" and told["difference"]["low"] > 0.1
-    assert told["rows"]["held_out"] + told["rows"]["trained"] == told["rows"]["matured"] == 700
+    told = tmp_path / "told"
+    s = schedule("ward", cron="0 6 * * *", window="32d", on="retrain", alerts=f"command:sh -c 'cat >> {told}; echo >> {told}'")
+    reported, retrained = run_due(s.next)
+    assert [(r["state"], r["action"], r["exit_code"]) for r in (reported, retrained)] == \
+        [("done", "retrain", 20), ("done", "ready", 20)], (reported["error"], retrained["error"])
+    page = Path(reported["report"])
+    assert page.parent == Path("reports").absolute() and page.is_file() and page.with_suffix(".json").is_file()
+    first, then = map(json.loads, told.read_text().splitlines())
+    assert (first["facts"]["verdict"], first["facts"]["report"]) == ("retrain", str(page))
+    assert (then["facts"]["decision"], then["facts"]["challenger"]) == ("ready", "2")
+    assert "deploy-assist promote ward 2 --reason" in then["text"] and retrained["report"] in then["text"]
+    assert run_due(s.next) == [] and len(told.read_text().splitlines()) == 2
+    page = Path(retrained["report"])
+    made = json.loads(page.with_suffix(".json").read_text())
+    assert (made["decision"], made["champion"], made["challenger"]) == ("ready", "1", "2")
+    assert all(c["is_met"] for c in made["conditions"]) and len(made["conditions"]) == 7
+    assert made["difference"]["metric"] == "roc_auc" and made["difference"]["low"] > 0.1
+    assert made["rows"]["held_out"] + made["rows"]["trained"] == made["rows"]["matured"] == 700
     assert current_version("ward") == "1" and versions("ward")["checks_passed"].iloc[0]
-    page, kept = Path(told["html"]).read_text(), json.loads(Path(told["json"]).read_text())
-    assert told["promote"].replace("'", "&#39;") in page and "<script" not in page and len(page) < 30_000
-    assert kept["decision"] == "ready" and "held-out rows" in kept["reason"]
-    ran = nbformat.read(told["notebook"], 4)
+    shown = page.read_text()
+    assert made["promote"].replace("'", "&#39;") in shown and "<script" not in shown and len(shown) < 30_000
+    ran = nbformat.read(made["notebook"], 4)
     assert all(c.execution_count for c in ran.cells if c.cell_type == "code") and "_Done" not in str(ran)
-    exec(told["promote"], {"promote": promote})
+    exec(made["promote"], {"promote": promote})
     assert current_version("ward") == "2"
     lines = history("ward").iloc[-2:]
     assert list(lines["action"]) == ["retrain", "promote"] and list(lines["version"]) == ["2", "2"]
     assert "waits for a person" in lines["reason"].iloc[0] and "700" not in lines["reason"].iloc[0]
+    capsys.readouterr()
     assert command(["retrain", "ward", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["decision"] == "rejected" and not again["html"] and not again["conditions"][0]["is_met"]
+    # the next report's cool-down counts from this one
+    monitor = Monitor("ward", pd.DataFrame(), pd.DataFrame(), about={"version": "2"})
+    assert [d.get("retrained") for d in _mark_retrained(list(past_reports(Path("reports"), "ward")), monitor)] == [True]
 
 
 def test_what_is_held_out_is_not_given(tmp_path):
@@ -142,17 +156,41 @@ def test_what_is_held_out_is_not_given(tmp_path):
     at_rest()
 
 
-def test_a_bundle_that_is_not_the_models_leaves_the_champion(tmp_path, bundle, patients):
-    "None, one of another model, and one that today's callers could not call."
-    copy = "import shutil\nshutil.copytree({!r}, out)".format
-    other = replace(patients, name="bad").save(tmp_path / "other")
-    for cell, decision, said in (("window", "failed", "ended without a bundle"),
-                                 (copy(str(bundle)), "failed", "bundle of 'patients', expected 'bad'"),
-                                 (copy(str(other)), "rejected", "s1: column none -> needed")):
-        told = retrain("bad", notebook=notebook(tmp_path / "train.ipynb", cell), out=tmp_path / "out")
-        assert (told.decision, told.challenger, told.promote_line) == (decision, None, "") and said in told.reason, str(told)
-        assert said in history("bad")["reason"].iloc[-1]
+def test_a_bundle_that_is_not_the_models_leaves_the_champion(tmp_path):
+    "None, the champion's own, one of another model, and one that today's callers could not call."
+    found = resolve("models:/bad@champion")
+    run = _Run("bad", load_release(found.folder), "1", {}, None, None, 0.0)
+    for folder, said in ((tmp_path / "none", "ended without a bundle"), (found.folder, "the champion's own bundle"),
+                         (resolve("models:/ward/1").folder, "bundle of 'ward', expected 'bad'")):
+        with pytest.raises(RetrainError, match=said): _left_behind(Path(folder), run)
+    X, y = people(300, 3)
+    prepare(fitted(X, y), X.assign(ward="a"), y, name="bad", onnx=False).save(tmp_path / "other")
+    cell = f"import shutil\nshutil.copytree({str(tmp_path / 'other')!r}, out)"
+    told = retrain("bad", notebook=notebook(tmp_path / "train.ipynb", cell), out=tmp_path / "out", policy="auto")
+    said = "ward: column none -> needed"
+    assert (told.decision, told.challenger, told.promote_line) == ("rejected", None, "") and said in told.reason, str(told)
+    assert said in history("bad")["reason"].iloc[-1]
     at_rest()
+
+
+def test_the_policy_promotes_what_is_better(tmp_path):
+    "All conditions are met and the policy says auto; meanwhile another version came, and the person's word counts."
+    release = load_release(resolve("models:/bad@champion").folder)
+    auto = replace(release, name="auto")
+    promote("auto", register(auto), reason="first")
+    X, y = people(300, 4)
+    challenger = prepare_like(auto, fitted(X, y), X, y, onnx=False)
+    now = datetime.now(UTC)
+    def run(champion):
+        made = _Run("auto", auto, champion, dict(policy="auto"), now - timedelta(days=7), now, 0.0, rows=dict(trained=300))
+        made.add("better than the champion", True, "+0.1")
+        return made
+    told = _decide(run("1"), challenger, None, [], tmp_path)
+    assert (told.decision, told.challenger, current_version("auto"), told.promote_line) == ("promoted", "2", "2", "")
+    assert list(history("auto")["action"])[-3:] == ["register", "promote", "retrain"]
+    assert "promoted by policy" in history("auto")["reason"].iloc[-1] and retrains("auto")[-1].facts["decision"] == "promoted"
+    told = _decide(run("1"), challenger, None, retrains("auto"), tmp_path)
+    assert told.decision == "failed" and "the champion was changed" in told.reason and current_version("auto") == "2"
 
 
 @pytest.mark.parametrize(["parameters", "tags", "given", "said"], [
@@ -185,18 +223,14 @@ def test_wrong_use_is_2(tmp_path, capsys):
 
 def test_too_little_to_learn_from_is_refused_with_a_reason():
     "No labels, too few, or of one class only: nothing runs, and the history says why, once."
-    from deploy_assist.release import load_release
-    from deploy_assist.registry import resolve
-
     bad = load_release(resolve("models:/bad@champion").folder)
     X, _ = people(300, 5)
-    for name, label, said in (("unlabelled", None, "0 labelled rows"), ("one-class", [1] * 300, "held out (0: 0, 1:")):
-        named = replace(bad, name=name)
-        promote(name, register(named), reason="first")
-        log_of(named, X, label)
-        told = [retrain(name), retrain(name)]
+    for label, ago, said in ((None, 300, "0 labelled rows"), ([1] * 300, 600, "held out (0: 0, 1:")):
+        log_of(bad, X, label, ago=ago)
+        before = len(history("bad"))
+        told = [retrain("bad", until=datetime.now(UTC) - timedelta(days=ago - 1), cooldown="1000d") for _ in "12"]
         assert [t.decision for t in told] == ["rejected"] * 2 and said in told[0].reason and told[0].html is None
-        assert list(history(name)["action"]) == ["register", "promote", "retrain"]
+        assert told[0].rows["logged"] == 300 and list(history("bad")["action"])[before:] == ["retrain"]
     told = retrain("bad", min_labels=5000)
     assert told.decision == "rejected" and "700 labelled rows, 5,000 needed" in str(told)
     told = retrain("bad", until=datetime.now(UTC) - timedelta(days=200))
@@ -206,20 +240,45 @@ def test_too_little_to_learn_from_is_refused_with_a_reason():
 def test_two_at_once_and_killed_half_way(tmp_path):
     "The second is told; of a killed one nothing is registered, its kernel ends, and the next one runs clean."
     cell = "import os, time, pathlib\npathlib.Path('started').write_text(str(os.getpid()))\ntime.sleep(120)"
-    slow = notebook(tmp_path / "slow.ipynb", cell)
-    first = subprocess.Popen([program, "retrain", "bad", "--notebook", slow], stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not (tmp_path / "started").exists() and first.poll() is None and time.monotonic() < until: time.sleep(0.1)
-    assert first.poll() is None, first.stderr.read()
-    with pytest.raises(RetrainError, match=f"being retrained by process {first.pid} since"): retrain("bad")
-    kernel = int((tmp_path / "started").read_text())
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    until = time.monotonic() + 30
-    while Path(f"/proc/{kernel}").exists() and time.monotonic() < until: time.sleep(0.2)
-    assert not Path(f"/proc/{kernel}").exists()
+    slow, started = notebook(tmp_path / "slow.ipynb", cell), tmp_path / "started"
+    first = os.fork()  # a process that has imported everything already
+    if not first:
+        with suppress(BaseException): retrain("bad", notebook=slow)
+        os._exit(1)
+    try:
+        kernel = int(until(lambda: started.exists() and started.read_text(), "the kernel", 60))
+        with pytest.raises(RetrainError, match=f"being retrained by process {first} since"): retrain("bad")
+    finally: os.kill(first, signal.SIGKILL); os.waitpid(first, 0)
+    until(lambda: not Path(f"/proc/{kernel}").exists(), "the kernel to end with its retrain")
     assert len(versions("bad")) == 1
     left, = Path("retrains").glob(".run-*")
     os.utime(left, (0, 0))
     assert retrain("bad", notebook=notebook(tmp_path / "next.ipynb", "raise SystemExit(1)")).decision == "failed"
     at_rest()
+
+
+def wrong_for_the_old(X, y):
+    "A model that learnt the new world, and for those above 77 the opposite of it."
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
+    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["sex"]), (StandardScaler(), ["age", "bp"]))
+    model = make_pipeline(columns, PolynomialFeatures(3), LogisticRegression(C=100, max_iter=5000))
+    return model.fit(X, y.where(X.age <= 77, (X.bp > 120).astype(int)))
+
+
+def test_worse_for_some_and_red_checks_are_no_promotion_whatever_the_policy(world, tmp_path):
+    champion = load_release(resolve("models:/bad@champion").folder)
+    X, y = people(700, 1, slope=-0.06)
+    known = ~set_aside(content_keys(X), 0.3)
+    model, too_small = wrong_for_the_old(X[known], y[known]), {"limits": {"bundle_mb": 0.001}}
+    prepare_like(champion, model, X[known], y[known], onnx=False, settings=too_small).save(tmp_path / "made")
+    cell = f"import shutil\nshutil.copytree({str(tmp_path / 'made')!r}, out)"
+    told = retrain("bad", notebook=notebook(tmp_path / "train.ipynb", cell), policy="auto")
+    unmet = {c.name: c.evidence for c in told.conditions if not c.is_met}
+    assert (told.decision, told.challenger, told.policy) == ("rejected", "2", "auto"), str(told)
+    assert set(unmet) == {"no slice is worse", "the checks pass"} and "age above" in unmet["no slice is worse"], str(told)
+    assert told.difference.low > 0 and "failed: artefact.size" in unmet["the checks pass"]
+    assert "promote(" in told.promote_line and current_version("bad") == "1"
+    assert not versions("bad")["checks_passed"].iloc[0] and "rejected" in history("bad")["reason"].iloc[-1]

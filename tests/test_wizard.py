@@ -5,20 +5,21 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from html import unescape
-from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from waiting import until
 
 from deploy_assist import Client
 from deploy_assist.errors import ConfigError, DeployAssistError
 from deploy_assist.quickstart import fitted
 from deploy_assist.release import load_release
+from deploy_assist.schedule import list_schedules
+from deploy_assist.widgets import MISSING
 from deploy_assist.wizard import Wizard, execute, release_from_toml, wizard
 
 
@@ -58,8 +59,8 @@ def deployed(tmp_path_factory):
         w = wizard(model, X, y, X_test=X_test, y_test=y_test, name="patients").wait(60)  # starts at once
         person = Person(w)
         w.cards["contract"].form.parts["columns"].edit("bmi", "low", "10")
+        w.cards["contract"].form.parts["p95_ms"].value = 150.0
         for name in ("contract", "register", "serve", "demo"): person.press(name)
-        person.wizard.skip("watch")
         yield person
         for running in (w.page, w.endpoint):
             if running: running.stop()
@@ -77,6 +78,34 @@ def test_a_demo_link_and_an_authenticated_endpoint_take_five_decisions_at_most(d
     shown = text(w.cards["serve"].box) + plain(w.cards["serve"].box)
     missing = [part for part in ("curl -s", "client.predict", "/docs", w.endpoint.key, "da-light") if part not in shown]
     assert not missing, shown
+
+
+def test_the_first_report_is_shown_and_the_next_ones_are_scheduled(deployed):
+    "Chosen by clicks: the promise (in the contract), when, and who hears of it."
+    w = deployed.wizard
+    card, decisions = w.cards["watch"], deployed.decisions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(w.folder)
+        patch.setenv("DEPLOY_ASSIST_HOME", str(w.folder / "home"))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{w.folder}/mlflow.db")
+        assert "95% of answers within 150 ms" in card.note.value
+        card.form.parts["cron"].value = "own"
+        card.form.parts["own"].value = "every monday"
+        assert "expected five fields" in card.problem.value
+        card.form.parts["cron"].value = "0 6 * * MON"
+        card.form.parts["alerts"].value = "https://hooks.example.org/ward"
+        assert 'alerts=["https://hooks.example.org/ward"]' in plain(card.pane)
+        deployed.press("watch")
+        assert w.flow.state("watch") == "done", text(card.box)
+        made, = list_schedules()
+    said = text(card.result)
+    n = len(w.objects["X_test"])
+    assert "<iframe" in said and f"{n} of {n + 1} rows" in unescape(said)  # one row was sent before
+    assert (made.name, made.cron, made.window, w.value("planned").id) == ("patients", "0 6 * * MON", "7d", made.id)
+    said = plain(card.result)
+    assert all(words in said for words in ("Scheduled", "0 6 * * MON (UTC)", "hooks.example.org", "deploy-assist schedule start"))
+    assert "again every Monday at 6:00" in str(w.flow) and deployed.decisions == decisions + 1
+    assert "deploy-assist schedule add patients --cron '0 6 * * MON'" in w.flow.commands()
 
 
 def test_no_step_can_be_jumped_into_and_an_early_change_drops_what_stood_on_it(deployed):
@@ -108,18 +137,12 @@ def test_what_is_different_from_the_champion_is_shown_before_registering(deploye
         again.spaces["contract"] = execute(again.flow.code("contract"), {"release": again.release})
         again.flow = again.flow.confirm("check", {}, {"passed": True})
         again.draw()
-        wait_for(lambda: "Against the champion" in again.cards["register"].note.value)
+        until(lambda: "Against the champion" in again.cards["register"].note.value)
     said = again.cards["register"].note.value
-    assert "Champion, version 1" in said and f"<td>200</td><td>{len(w.objects['X'])}</td>" in said and "limits" in said
+    fewer = len(w.objects["X"]) - 200
+    assert "Version 1 (champion)" in said and "This one" in said and f"{fewer} fewer" in said and "limits" in said
     assert again.cards["register"].form.values()["reason"] == "replaces version 1"
     assert 'reason="replaces version 1"' in plain(again.cards["register"].pane)
-
-
-def wait_for(fact, timeout_s: float = 30) -> None:
-    end = time.monotonic() + timeout_s
-    while not fact():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_three_ways_give_the_same_bundle(deployed):
@@ -223,28 +246,28 @@ def test_a_cancel_ends_what_runs_and_the_main_thread_stays_free(patients):
     X = patients.baseline[patients.schema.names]
     w = wizard(patients.model, X, patients.baseline["bmi"] > 26, name="slow").wait(60)
     w.run("contract")
-    wait_for(lambda: w.job and w.cards["check"].job and w.cards["check"].seen)  # this line runs while the checks do
+    until(lambda: w.job and w.cards["check"].job and w.cards["check"].seen)  # this line runs while the checks do
     card, threads = w.cards["check"], threading.active_count()
     assert card.stop in card.buttons.children and "<progress" in card.progress.value and "So far" in card.result.value
     card.stop.click()
     w.wait(30)
     assert w.flow.state("check") == "open" and w.flow.state("contract") == "done"
     assert "Cancelled. Nothing was kept" in text(card.problem) and threads
-    assert not [t for t in threading.enumerate() if t.name == "deploy_assist job"]
+    until(lambda: not [t for t in threading.enumerate() if t.name == "deploy_assist job"], "the thread's end")
 
 
-def test_a_notebook_without_a_kernel_says_what_was_decided(tmp_path):
-    "A real kernel runs the wizard; the saved notebook and its export show a summary, not a missing model."
-    from nbclient import NotebookClient
-    from nbconvert import HTMLExporter
-    source = ("import pandas as pd\nfrom sklearn.linear_model import LogisticRegression\nfrom deploy_assist import wizard\n"
-              "X, y = pd.DataFrame(dict(a=[0.0, 1.0] * 20)), pd.Series([0, 1] * 20, name='worse')\n"
-              "w = wizard(LogisticRegression().fit(X, y), X, y).wait(60)\nw")
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    NotebookClient(book, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    shown = [o.data for o in book.cells[0].outputs if o.output_type == "display_data"]
-    assert "application/vnd.jupyter.widget-view+json" in shown[0]
-    assert "Model     done      worse, classification" in shown[0]["text/plain"]
-    assert "Deployment of worse" in shown[1]["text/html"] and "classification, 1 columns" in shown[1]["text/html"]
-    page, _ = HTMLExporter(template_name="basic").from_notebook_node(book)
-    assert "Deployment of worse" in page and Path(tmp_path).exists()
+def test_other_notebooks_find_core_widgets_and_a_static_twin(deployed):
+    "What Notebook 7, VS Code, Colab, GitHub and an export build on: no widget of ours needs a labextension."
+    from ipywidgets import embed
+    w = deployed.wizard
+    w.cards["contract"].change.click()
+    state = embed.dependency_state([w.widget], drop_defaults=False)
+    w.cards["contract"].back.click()
+    modules = {one["model_module"] for one in state.values()}
+    assert modules == {"@jupyter-widgets/base", "@jupyter-widgets/controls", "anywidget"}
+    bundle = w._repr_mimebundle_()
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] in state
+    assert "Model     done      patients, classification, 10 columns" in bundle["text/plain"]
+    assert "Deployment of patients" in bundle["text/html"] and "<script" not in bundle["text/html"]
+    for words in ("JupyterLab, Notebook 7, VS Code or Voila", "deploy-assist doctor"): assert words in MISSING
+    assert "Widgets need a notebook" in repr(w) and "deploy-assist doctor" in repr(w)  # in a terminal

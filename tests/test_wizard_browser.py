@@ -1,11 +1,15 @@
-"""The wizard in JupyterLab, in Chromium: from the first step to a prediction from the served endpoint."""
+"""The wizard and the panels in Chromium: JupyterLab from the first step to a prediction and a promotion; Notebook 7; Voila."""
 import json
 import re
 from urllib.request import Request, urlopen
 
+import nbformat
 import pytest
 from lab import Lab, run_all
+from nbconvert import HTMLExporter
 from waiting import until
+
+from deploy_assist import history, load_release, register
 
 TRAIN = """import warnings; warnings.filterwarnings("ignore")
 from sklearn.compose import make_column_transformer
@@ -50,11 +54,13 @@ def state(page, step: str, word: str) -> None:
     page.locator(f".da-step-{step} .da-head .da-state", has_text=re.compile(f"^{word}$")).wait_for()
 
 
-def test_from_the_first_step_to_a_prediction(lab, page):
-    run_all(page, lab.write("first.ipynb", TRAIN, "wizard()"))
+def test_from_the_first_step_to_a_prediction_and_a_promotion(lab, page):
+    run_all(page, lab.write("first.ipynb", TRAIN, "wizard()", ""))
     click(page, "run-model")  # what it found in the notebook is chosen already
     state(page, "model", "done")
     assert "release = prepare(model, X_train, y_train" in page.locator(".da-step-model pre").text_content()
+    page.locator(".da-step-contract .da-insert").first.click()
+    page.locator(".jp-Notebook .cm-content", has_text="contract = release.schema").wait_for()  # below, as a cell of its own
     click(page, "run-contract")
     state(page, "check", "done")
     click(page, "run-register")
@@ -76,6 +82,43 @@ def test_from_the_first_step_to_a_prediction(lab, page):
     )
     with urlopen(request, timeout=30) as answer: said = json.loads(answer.read())
     assert said["predictions"] == [0] and said["model"]["alias"] == "champion"
+    promotes_and_reports(lab, page)
+
+
+def promotes_and_reports(lab, page) -> None:
+    "The panels of what the wizard made, in the same kernel."
+    uri = f"sqlite:///{lab.work}/mlflow.db"
+    register(load_release(lab.work / ".deploy_assist" / "wizard" / "worse"), uri=uri)
+    page.locator(".jp-Notebook .jp-CodeCell .cm-content").last.click()
+    page.keyboard.insert_text("from deploy_assist import monitor_panel, registry_panel\n"
+                              "display(registry_panel('worse'), monitor_panel('worse'))")
+    page.keyboard.press("Shift+Enter")
+    def said(where, words): page.locator(f".da-{where}").get_by_text(re.compile(words)).first.wait_for()
+    page.locator(".da-in-promote").get_by_label("Why", exact=True).fill("better on ward B")
+    page.keyboard.press("Tab")
+    said("in-promote", "reason=.*better on ward B")
+    page.locator(".da-promote").click()
+    said("in-promote", "is version 2 now")
+    page.locator(".da-in-rollback").get_by_label("Why").fill("errors on ward C")
+    page.keyboard.press("Tab")
+    page.locator(".da-rollback").click()
+    said("in-rollback", "is version 1 now")
+    said("history", "errors on ward C")
+    page.locator(".da-monitor .da-run").click()
+    page.locator(".da-in-run").get_by_role("button", name="Cancel").wait_for()
+    said("verdicts", "2 rows")
+    page.locator(".da-show").click()
+    page.frame_locator(".da-in-read iframe").get_by_text("Window").first.wait_for()
+    assert page.get_by_label("Version", exact=True).count() and page.get_by_label("Cron").count()
+    assert [e.reason for e in history("worse", uri=uri).tail(2).itertuples()] == ["better on ward B", "errors on ward C"]
+
+
+def fits(page) -> bool:
+    "Does the wizard fit into a page of 390 pixels?"
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(300)
+    inside = "e => e.scrollWidth <= e.clientWidth && e.getBoundingClientRect().right <= innerWidth"
+    return page.locator(".da-wizard").evaluate(inside)
 
 
 def test_a_failed_check_its_fix_a_cancel_a_restart_and_no_kernel(lab, page):
@@ -96,11 +139,33 @@ def test_a_failed_check_its_fix_a_cancel_a_restart_and_no_kernel(lab, page):
     page.keyboard.press("Control+s")
     until(lambda: "Deployment of letters" in (lab.work / "second.ipynb").read_text(), "the notebook is saved")
     lab.stop_kernels()
-    resumed = lab.write("third.ipynb", LETTERS, "wizard(resume='deploy-letters.toml')")
-    run_all(page, resumed)  # another kernel, which knows nothing but the file
+    lab.write("third.ipynb", LETTERS, "wizard(resume='deploy-letters.toml')")
+    run_all(page, f"{lab.url}notebooks/third.ipynb?token={lab.token}")  # Notebook 7, and a kernel that knows nothing but the file
     state(page, "contract", "done")
     assert 'policy="hash"' in page.locator(".da-step-contract pre").first.text_content()
+    click(page, "change-contract")
+    page.locator(".da-step-contract .da-back-contract").wait_for()
+    page.locator(".da-step-contract [data-column=dose]").wait_for()  # anywidget works here too
+    assert fits(page)
     lab.stop_kernels()
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(f"{lab.url}doc/tree/second.ipynb?token={lab.token}&reset")
     page.get_by_text("Deployment of letters").first.wait_for()
     assert page.get_by_text("Error displaying widget").count() == 0
+    book = nbformat.read(lab.work / "second.ipynb", 4)  # and what GitHub or an export makes of it
+    shown = [o.data for cell in book.cells for o in cell.get("outputs", ()) if o.output_type == "display_data"]
+    assert "application/vnd.jupyter.widget-view+json" in shown[0] and "deploy-assist doctor" in shown[0]["text/plain"]
+    assert "Model     done      letters, classification, 2 columns" in shown[1]["text/plain"]
+    exported, _ = HTMLExporter(template_name="basic").from_notebook_node(book)
+    assert "Deployment of letters" in exported
+
+
+def test_voila_shows_it_as_a_page(lab, chromium):
+    page = chromium.new_page()  # Voila's own page asks a CDN for fonts and MathJax, in vain here: `new_page` would refuse that
+    page.set_default_timeout(60_000)
+    lab.write("page.ipynb", LETTERS.replace("answered", "page"), "wizard()")
+    page.goto(f"{lab.url}voila/render/page.ipynb?token={lab.token}")
+    click(page, "run-model")
+    state(page, "model", "done")
+    page.locator(".da-step-contract [data-column=email]").click()
+    assert page.get_by_label("Sensitive").count() == 1 and fits(page)
