@@ -1915,7 +1915,7 @@ def _in_batches(path: Path, rows: int, most: int, kept: list, count: bool) -> It
     import pyarrow as pa
     import pyarrow.parquet as pq
     k, seen = -(-rows // most), 0
-    with pq.ParquetFile(path, memory_map=True) as f:
+    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as f:  # a map of the file would count as our memory
         for b in f.iter_batches(65_536):
             at = np.arange(-seen % k, b.num_rows, k)
             seen += b.num_rows
