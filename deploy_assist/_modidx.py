@@ -300,6 +300,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'deploy_assist.cli._serve': ('cli.html#_serve', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli._stdout_to_stderr': ('cli.html#_stdout_to_stderr', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli._take_hang_ups': ('cli.html#_take_hang_ups', 'deploy_assist/cli.py'),
+                                   'deploy_assist.cli._told_to_end': ('cli.html#_told_to_end', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli._verdict': ('cli.html#_verdict', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli._version': ('cli.html#_version', 'deploy_assist/cli.py'),
                                    'deploy_assist.cli._wrong_use': ('cli.html#_wrong_use', 'deploy_assist/cli.py'),

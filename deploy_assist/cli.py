@@ -16,9 +16,10 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
@@ -41,7 +42,7 @@ class Answer:
     value: Any
     text: str
     code: int = 0
-    stay: Callable | None = None  # called after printing: serves until Ctrl-C
+    stay: Callable | None = None  # called after printing, with a list that Ctrl-C and SIGTERM fill: serves until then
 
 # %% ../nbs/31_cli.ipynb #6ff7fac1
 def plain(value: Any) -> Any:
@@ -75,6 +76,21 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.dup2(kept, 1)
         os.close(kept)
 
+# %% ../nbs/31_cli.ipynb #cliend01
+def _end(signum: int, frame: Any) -> None:
+    sys.exit(128 + signum)  # unlike the default, it lets servers be stopped on the way out
+
+@contextmanager
+def _told_to_end() -> Iterator[list]:
+    "A list that Ctrl-C and SIGTERM fill; a second one does not wait."
+    asked: list = []  # not an Event: setting one in a signal's handler can wait for itself
+    def told(signum, frame): _end(signum, frame) if asked else asked.append(signum)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {s: signal.signal(s, told) for s in (signal.SIGINT, signal.SIGTERM)} if is_main else {}
+    try: yield asked
+    finally:
+        for s, handler in before.items(): signal.signal(s, handler)
+
 # %% ../nbs/31_cli.ipynb #0344334a
 _settings = dict(help_option_names=["-h", "--help"], max_content_width=110)
 
@@ -103,10 +119,11 @@ def command(
     def decorate(function: Callable) -> click.Command:
         def run(as_json: bool = False, **arguments: Any) -> int:
             with _stdout_to_stderr(): answer = function(**arguments)
-            click.echo(json.dumps(plain(answer.value)) if as_json else answer.text)
-            sys.stdout.flush()
-            if answer.stay:
-                with _stdout_to_stderr(): answer.stay()
+            with _told_to_end() if answer.stay else nullcontext([]) as asked:  # whoever reads the answer may end it at once
+                click.echo(json.dumps(plain(answer.value)) if as_json else answer.text)
+                sys.stdout.flush()
+                if answer.stay:
+                    with _stdout_to_stderr(): answer.stay(asked)
             return answer.code
         run.__doc__, run.__click_params__ = function.__doc__, getattr(function, "__click_params__", [])
         run = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(run)
@@ -139,9 +156,6 @@ def run(
         return fail(one_line(e) + hint, 1)
 
 # %% ../nbs/31_cli.ipynb #7d2b8c57
-def _end(signum: int, frame: Any) -> None:
-    sys.exit(128 + signum)  # unlike the default, it lets servers be stopped on the way out
-
 _TELEMETRY_OFF = {"MLFLOW_DISABLE_TELEMETRY": "true", "GRADIO_ANALYTICS_ENABLED": "False", "ORT_DISABLE_TELEMETRY": "1"}
 
 def main() -> None:
@@ -400,18 +414,16 @@ def _diff(champion: str, challenger: str, log: str | None, window: str) -> Answe
 
 # %% ../nbs/31_cli.ipynb #f725a972
 def until_stopped(
+    asked: Sequence,                    # filled by Ctrl-C and SIGTERM
     *servers: Any,                      # things with `.stop()`
-    is_alive: Callable[[], bool] = lambda: True,  # asked twice a second
+    is_alive: Callable[[], bool] = lambda: True,  # asked five times a second
 ) -> None:
-    "Wait for Ctrl-C or SIGTERM, then stop the servers. Raises `DeployAssistError` when one ended by itself."
-    asked, before = threading.Event(), {}
-    if threading.current_thread() is threading.main_thread():
-        before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    "Wait until it is asked to end, then stop the servers. Raises `DeployAssistError` when one ended by itself."
     try:
-        while not asked.wait(0.5):
+        while not asked:
             if not is_alive(): raise DeployAssistError("the server ended by itself: its log says why")
+            time.sleep(0.2)
     finally:
-        for s, handler in before.items(): signal.signal(s, handler)
         for server in servers: server.stop()
 
 # %% ../nbs/31_cli.ipynb #5e24c112
@@ -476,7 +488,7 @@ def _serve(source: str, host: str, port: int | None, workers: int, log: str | No
     value = dict(url=endpoint.url, name=endpoint.name, version=endpoint.version, pid=os.getpid())
     text = f"{endpoint.name} at {endpoint.url}, documentation at {endpoint.url}/docs\n{endpoint.curl}\nCtrl-C stops it"
     _take_hang_ups(endpoint)
-    return Answer(value, text, stay=lambda: until_stopped(endpoint, is_alive=lambda: endpoint.is_running))
+    return Answer(value, text, stay=lambda asked: until_stopped(asked, endpoint, is_alive=lambda: endpoint.is_running))
 
 def _take_hang_ups(endpoint: Any) -> None:
     "SIGHUP reloads, unless it says that our terminal is gone: then we go too."
@@ -523,7 +535,7 @@ def _demo(source: str, host: str, port: int | None, share: bool, log: str | None
     value = dict(url=page.url, share_url=page.share_url, notes=list(page.notes), pid=os.getpid())
     shared = [f"and, for others, at {page.share_url}"] if page.share_url else []
     text = "\n".join([f"the demo is at {page.url}", *shared, *page.notes, "Ctrl-C stops it"])
-    return Answer(value, text, stay=lambda: until_stopped(page))
+    return Answer(value, text, stay=lambda asked: until_stopped(asked, page))
 
 # %% ../nbs/31_cli.ipynb #clipkg02
 @command("package")
@@ -914,7 +926,7 @@ def _quickstart(folder: Path, port: int, no_wait: bool) -> Answer:
         done.stop()
         said = "The endpoint and the demo were stopped: without --no-wait they stay up until Ctrl-C"
         return Answer(done.to_dict(), f"{done}\n\n{said}")
-    stay = lambda: until_stopped(done, is_alive=lambda: done.endpoint.is_running)
+    stay = lambda asked: until_stopped(asked, done, is_alive=lambda: done.endpoint.is_running)
     return Answer(done.to_dict(), f"{done}\n\nCtrl-C stops it", stay=stay)
 
 # %% ../nbs/31_cli.ipynb #4c38a4d1
