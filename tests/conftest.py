@@ -27,8 +27,8 @@ mark = f"DEPLOY_ASSIST_TESTS={os.environ['DEPLOY_ASSIST_TESTS']}"
 # several processes at once: one thread each, so that none waits for threads that wait for a core
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 here = {"127.0.0.1", "localhost", "::1", "[::1]"}
-longest = ("artefact check demo quickstart wizard_browser retrain runtime cli docs registry wizard readme environment packaging schedule panels "
-           "protocols predictions library").split()
+longest = ("artefact check demo quickstart wizard_browser retrain runtime cli docs registry wizard readme environment "
+           "packaging schedule panels protocols predictions library").split()
 
 
 def pytest_collection_modifyitems(items):
