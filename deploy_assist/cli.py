@@ -902,7 +902,8 @@ def _schedule_start(log: str | None) -> Answer:
     need("apscheduler", "notebook", "schedulers")
     from deploy_assist.schedule import list_schedules, start
     n = len(list_schedules(log))
-    return Answer(dict(schedules=n, pid=os.getpid()), f"{n} schedules; Ctrl-C stops it", stay=lambda: start(log))
+    value, text = dict(schedules=n, pid=os.getpid()), f"{n} schedules; Ctrl-C stops it"
+    return Answer(value, text, stay=lambda asked: start(log, lambda: bool(asked)))
 
 # %% ../nbs/31_cli.ipynb #5d9f9e7a
 @command("quickstart")
@@ -958,7 +959,7 @@ def _lab(folder: Path, port: int, no_browser: bool) -> Answer:
     if no_browser: line.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0: line.append("--allow-root")
     value = dict(notebook=str(notebook), command=line)
-    return Answer(value, f"opening {notebook}", stay=lambda: os.execv(line[0], line))
+    return Answer(value, f"opening {notebook}", stay=lambda _: os.execv(line[0], line))
 
 # %% ../nbs/31_cli.ipynb #c8449c02
 @command("doctor")

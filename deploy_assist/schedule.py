@@ -10,7 +10,7 @@ __all__ = ['CODES', 'Cron', 'after', 'before', 'Schedule', 'schedule', 'list_sch
 import calendar, glob, hashlib, json, logging, os, re, shlex, shutil, signal, subprocess, sys, tempfile, threading
 import time, uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
@@ -728,15 +728,15 @@ _TICK_S = 15
 
 def start(
     log: Any = None,                     # a PredictionLog or its URL; default as everywhere
-    stop: threading.Event | None = None,  # ends it when set; the only way in a thread that is not the main one
+    stop: Callable[[], bool] | None = None,  # is it to end? Default: after Ctrl-C or SIGTERM, which only the main thread hears
 ) -> None:
-    "Run what is due until `stop`, and in the main thread until Ctrl-C or SIGTERM. A run that is under way is given back then."
+    "Run what is due until it is to stop. A run that is under way is given back then."
     need("apscheduler", "notebook", "schedulers")
     from apscheduler.schedulers.background import BackgroundScheduler
-    stop = stop or threading.Event()
+    is_over = threading.Event()
     def tick():
         try:
-            for run in run_due(log=log, stop=stop): _log.warning("%s", _said(run))
+            for run in run_due(log=log, stop=is_over): _log.warning("%s", _said(run))
         except Exception as e: _log.warning("%s; tried again in %s s", one_line(e), _TICK_S)
     clock = BackgroundScheduler(timezone=UTC)
     clock.add_job(tick, "interval", seconds=_TICK_S, next_run_time=datetime.now(UTC), max_instances=1, coalesce=True,
@@ -744,10 +744,10 @@ def start(
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     clock.start()
     try:
-        with _signals() as asked:
-            while not asked and not stop.wait(0.5): pass
+        with _signals() if stop is None else nullcontext() as asked:
+            while not (asked if stop is None else stop()): time.sleep(0.2)
     finally:
-        stop.set()
+        is_over.set()
         clock.shutdown(wait=True)
 
 @contextmanager

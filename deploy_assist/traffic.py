@@ -172,10 +172,10 @@ class Trial:
     def wait(self) -> None:
         "Raise `ModelError` when the process did not live to its end. Why a version cannot be loaded, loading it here says best."
         code = self.process.wait()
+        with self.said: self.said.seek(0); said = self.said.read()
         if code == _SURVIVED: return
         if code == -signal.SIGALRM: raise ModelError(f"was not loaded within {self.most_s} s")
-        self.said.seek(0)
-        last = self.said.read().decode(errors="replace").strip().rpartition("\n")[2][:200]
+        last = said.decode(errors="replace").strip().rpartition("\n")[2][:200]
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         raise ModelError(f"ends the process that loads it ({how}{': ' if last else ''}{last})")
 

@@ -1,6 +1,6 @@
 """Fixtures for all tests. Each test runs in a folder of its own, and none leaves a process behind.
 
-Two workers (pytest-xdist) share the files, the longest first; the process that started them looks for what is left at the end."""
+Three workers (pytest-xdist; much of it waits) share the files, the longest first; the process that started them looks for what is left at the end."""
 import logging
 import os
 import shutil
@@ -32,7 +32,7 @@ longest = ("artefact check demo quickstart wizard_browser retrain runtime cli do
 
 
 def pytest_collection_modifyitems(items):
-    "The files that take longest first: the two workers end at about the same time then."
+    "The files that take longest first: the workers end at about the same time then."
     order = {f"test_{name}": place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 

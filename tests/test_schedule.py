@@ -190,7 +190,7 @@ def test_start_until_it_is_told_to_end(tmp_path, capfd):
     assert second.communicate(timeout=60) == ("ended\n", None) and second.returncode == 0
     assert runs("m")["attempt"].tolist() == [1]
     stop = threading.Event()
-    third = threading.Thread(target=start, kwargs=dict(stop=stop))
+    third = threading.Thread(target=start, kwargs=dict(stop=stop.is_set))
     third.start()
     stop.set()
     third.join(60)
