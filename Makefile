@@ -42,8 +42,8 @@ lint: $(READY)  ## ruff and the floors (import-linter)
 lessons: $(READY)  ## the notebooks' cells, run in a copy
 	@$(PY) scripts/lessons.py $(ARGS)
 
-tests: $(READY)  ## pytest in three processes, a file in one of them (ARGS="-k name" for some)
-	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+tests: $(READY)  ## pytest in two processes, a file in one of them (ARGS="-k name" for some)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 readme: $(READY)  ## README.md from nbs/index.ipynb
 	@$(PY) scripts/readme.py

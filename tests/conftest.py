@@ -1,6 +1,6 @@
 """Fixtures for all tests. Each test runs in a folder of its own, and none leaves a process behind.
 
-Three workers (pytest-xdist; much of it waits) share the files, the longest first; the process that started them looks for
+Two workers (pytest-xdist) share the files, the longest first; the process that started them looks for
 what is left at the end."""
 import logging
 import os
