@@ -11,6 +11,8 @@ export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_OFFLINE := 1
 export ORT_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
+# The suite starts hundreds of Python processes: they find their modules compiled, also where the caller's shell forbids that
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help quickstart lab test check notebooks lint lessons tests docs readme \
 	bench-serving bench-durability bench-monitoring bench-report debian clean
