@@ -209,9 +209,14 @@ class Schedule:
         return self.times.after(datetime.now(UTC))
 
     @property
+    def work(self) -> Path:
+        "The folder in which runs work: the person's, while it is there."
+        return Path(self.folder) if Path(self.folder).is_dir() else Path.cwd()
+
+    @property
     def place(self) -> Path:
         "The folder of the reports."
-        return (Path(self.folder) if Path(self.folder).is_dir() else Path.cwd()) / self.out
+        return self.work / self.out
 
     def slot(self, due: datetime) -> tuple[datetime, datetime]:
         "The window that is reported on at `due`: start and end."
@@ -373,9 +378,8 @@ def _words(s: Schedule, row: Any, folder: Path) -> list[str]:
 # %% ../nbs/25_schedule.ipynb #sc7e6c22
 def _environment(s: Schedule, url: str) -> dict:
     "The run finds what the person's session found: home, log and registry."
-    folder = s.folder if Path(s.folder).is_dir() else os.getcwd()
     library = os.pathsep.join(filter(None, [str(Path(str(files("deploy_assist"))).parent), os.environ.get("PYTHONPATH")]))
-    usual = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "DEPLOY_ASSIST_HOME": s.home}
+    usual = {"MLFLOW_TRACKING_URI": f"sqlite:///{s.work}/mlflow.db", "DEPLOY_ASSIST_HOME": s.home}
     return usual | os.environ | {"DEPLOY_ASSIST_LOG_URL": url, "PYTHONPATH": library}
 
 # %% ../nbs/25_schedule.ipynb #sc7e6c24
@@ -412,8 +416,7 @@ def _process(s: Schedule, words: list[str], env: dict, is_ours: Callable[[], boo
     memory = str(int((s.memory_mb or 0) * 2**20))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # not in `folder`: its disk may be what is full
         p = subprocess.Popen([sys.executable, "-I", "-S", "-c", _START, str(os.getpid()), memory, *words], env=env,
-                             stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
-                             cwd=s.folder if Path(s.folder).is_dir() else None)
+                             stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True, cwd=s.work)
         until = time.monotonic() + s.timeout_s
         try:
             while True:
@@ -765,11 +768,11 @@ def _said(run: Mapping) -> str:
     return f"{run['name']} {run['window_start']:%Y-%m-%d %H:%M} to {run['window_end']:%Y-%m-%d %H:%M}: {run['state']}, {what}"
 
 # %% ../nbs/25_schedule.ipynb #sc3f3792
-def _tidy(s: Schedule, now: datetime) -> None:
-    "Remove what is beyond the limits."
-    limits, kept = _limits(s), {}
-    for p in s.place.glob(f"{glob.escape(s.name)}-*Z.*") if s.place.is_dir() else ():
-        at = p.name[len(s.name) + 1:].split(".")[0]
+def _thin(folder: Path, name: str, limits: Mapping, now: datetime) -> bool:  # was something removed?
+    "Remove what a folder holds of a model beyond the limits, the oldest first; the newest stays."
+    kept: dict[str, list[Path]] = {}
+    for p in folder.glob(f"{glob.escape(name)}-*Z.*") if folder.is_dir() else ():
+        at = p.name[len(name) + 1:].split(".")[0]
         if re.fullmatch(r"\d{8}T\d{6}(_\d{6})?Z", at): kept.setdefault(at, []).append(p)
     def size(paths): return sum(p.stat().st_size for p in paths if p.exists())
     def drop(at):
@@ -780,7 +783,13 @@ def _tidy(s: Schedule, now: datetime) -> None:
         if len(kept) == 1 or not (is_old or len(kept) > limits["keep"] or total > limits["keep_mb"] * 2**20): break
         total -= size(kept[at])
         with suppress(OSError): drop(at)  # what cannot be removed stops nothing else
-    if len(kept) < before:  # the index lists no page that is gone
+    return len(kept) < before
+
+def _tidy(s: Schedule, now: datetime) -> None:
+    "Keep the folders of reports and retrains small."
+    limits = _limits(s)
+    _thin(s.work / "retrains", s.name, limits, now)  # where `deploy-assist retrain` leaves its decisions
+    if _thin(s.place, s.name, limits, now):  # the index lists no page that is gone
         from deploy_assist.report import write_index  # and pandas with it, which those who only look need not
         with suppress(OSError): write_index(s.place)
 

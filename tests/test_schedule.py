@@ -128,9 +128,16 @@ def test_the_oldest_reports_go_and_the_newest_stays(tmp_path, limit):
     (tmp_path / "deploy.toml").write_text(f"[reports]\n{limit}\n")
     page = 'head -c 700000 /dev/zero > "$0/v.html"'
     s = schedule("m", cron="0 * * * *", command=word(before=page), catch_up="all")
+    (decided := tmp_path / "retrains").mkdir()
+    for t in (s.next + timedelta(hours=h) for h in range(-1, 4)):
+        (decided / f"m-{t:%Y%m%dT%H%M%S}_000007Z.html").write_bytes(bytes(700_000))
+        for name in (f"m-{t:%Y%m%dT%H%M%S}_000007Z.json", f"m-b-{t:%Y%m%dT%H%M%S}Z.json"): (decided / name).touch()
     assert len(run_due(s.next + timedelta(hours=4))) == 5
     left = sorted(p.name for p in (tmp_path / "reports").iterdir())
     newest = [f"m-{t:%Y%m%dT%H%M%S}Z" for t in (s.next + timedelta(hours=h) for h in (2, 3))]
+    kept = [f"{at[:-1]}_000007Z.{ending}" for at in newest for ending in ("html", "json")]
+    assert sorted(p.name for p in decided.glob("m-2*")) == kept, "what retrains decided is kept by the same rule"
+    assert len(list(decided.glob("m-b-*"))) == 5, "another model's is its own schedule's business"
     assert left == ["index.html", *(f"{at}.{ending}" for at in newest for ending in ("html", "json"))]
     listed = (tmp_path / "reports" / "index.html").read_text()
     assert f"{newest[-1][:-1]}" in listed and f"m-{s.next:%Y%m%dT%H%M%S}" not in listed, "it lists what is still there"
