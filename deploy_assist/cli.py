@@ -15,7 +15,6 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ import click
 
 from . import __version__
 from .errors import ConfigError, DeployAssistError, ProofError, UntrustedTypeError, need, one_line
+from .workers import told_to_end
 
 # %% ../nbs/31_cli.ipynb #c066c7e0
 if TYPE_CHECKING:
@@ -80,17 +80,6 @@ def _stdout_to_stderr() -> Iterator[None]:
 def _end(signum: int, frame: Any) -> None:
     sys.exit(128 + signum)  # unlike the default, it lets servers be stopped on the way out
 
-@contextmanager
-def _told_to_end() -> Iterator[list]:
-    "A list that Ctrl-C and SIGTERM fill; a second one does not wait."
-    asked: list = []  # not an Event: setting one in a signal's handler can wait for itself
-    def told(signum, frame): _end(signum, frame) if asked else asked.append(signum)
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {s: signal.signal(s, told) for s in (signal.SIGINT, signal.SIGTERM)} if is_main else {}
-    try: yield asked
-    finally:
-        for s, handler in before.items(): signal.signal(s, handler)
-
 # %% ../nbs/31_cli.ipynb #0344334a
 _settings = dict(help_option_names=["-h", "--help"], max_content_width=110)
 
@@ -119,7 +108,7 @@ def command(
     def decorate(function: Callable) -> click.Command:
         def run(as_json: bool = False, **arguments: Any) -> int:
             with _stdout_to_stderr(): answer = function(**arguments)
-            with _told_to_end() if answer.stay else nullcontext([]) as asked:  # whoever reads the answer may end it at once
+            with told_to_end() if answer.stay else nullcontext([]) as asked:  # whoever reads the answer may end it at once
                 click.echo(json.dumps(plain(answer.value)) if as_json else answer.text)
                 sys.stdout.flush()
                 if answer.stay:
@@ -250,9 +239,8 @@ def _prepare(function: str, out: Path, name: str | None, modules: tuple[Path, ..
 # %% ../nbs/31_cli.ipynb #a232821b
 def _load(source: str) -> "Release":
     "The release behind a folder or a `models:/` address."
-    from deploy_assist.registry import resolve
-    from deploy_assist.release import load_release
-    return load_release(resolve(source).folder if source.startswith("models:") else source)
+    from deploy_assist.registry import release_of
+    return release_of(source)
 
 # %% ../nbs/31_cli.ipynb #46acb78f
 def _names(text: str | None) -> list[str] | None:
@@ -703,6 +691,11 @@ def _verdict(done: Any) -> Answer:
     return Answer(verdict.to_dict() | {"files": files}, text, report_codes[verdict.action])
 
 # %% ../nbs/31_cli.ipynb #3a800522
+def _need_notebooks(what: str) -> None:
+    "Import papermill without the grammar of web addresses, a second of CPU, which jsonschema would make and no notebook needs."
+    sys.modules.setdefault("rfc3987_syntax", None)
+    need("papermill", "notebook", what)
+
 @command("report")
 @click.argument("name", required=False)
 @click.option("--window", metavar="AGE", help="The last 7d, 24h, ...; default: 7d.")
@@ -730,7 +723,7 @@ def _report(name: str | None, baseline: str | None, current: Path | None, **told
     if current and (told["window"] or told["since"] or told["until"]):
         raise click.UsageError("--window, --since and --until choose rows of the log, not of --current FILE")
     if current and not Path(baseline).is_file(): raise click.UsageError(f"--baseline: there is no file {baseline!r}")
-    need("papermill", "notebook", "reports")
+    _need_notebooks("reports")
     from deploy_assist.report import report
     told = {key: value for key, value in told.items() if value is not None}
     if baseline: told["baseline"] = baseline
@@ -768,7 +761,7 @@ def _retrain(name: str, init: bool, **told: Any) -> Answer:
       deploy-assist retrain patients --init
       deploy-assist retrain patients --data last_year.parquet
       deploy-assist retrain patients --window 30d --policy auto --json"""
-    need("papermill", "notebook", "retrains")
+    _need_notebooks("retrains")
     from deploy_assist.retrain import retrain, training_notebook
     told = {key: value for key, value in told.items() if value is not None}
     with _wrong_use():

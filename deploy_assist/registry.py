@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['tracking_uri', 'artifact_root', 'ModelVersion', 'Lookup', 'errand', 'current_version', 'versions', 'Resolved', 'home',
-           'resolve', 'Event', 'promote', 'record_checks', 'record_refusal', 'rollback', 'history', 'production_at',
-           'register', 'record_retrain', 'retrains']
+           'resolve', 'release_of', 'Event', 'promote', 'record_checks', 'record_refusal', 'rollback', 'history',
+           'production_at', 'register', 'record_retrain', 'retrains']
 
 # %% ../nbs/12_registry.ipynb #ab16afe1
 import base64
@@ -42,6 +42,8 @@ from .errors import ConfigError, DeployAssistError, Lazy, RegistryError, need
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+    from deploy_assist.release import Release
 else: np, pd = Lazy("numpy"), Lazy("pandas")  # whoever only looks up an alias needs neither
 
 # %% ../nbs/12_registry.ipynb #6dc5be99
@@ -704,6 +706,18 @@ def _resolve_folder(folder: Path) -> Resolved:
     folder = Path(os.path.abspath(folder))
     manifest = read_manifest(folder)
     return Resolved(folder, manifest["name"], manifest["hash"][:12], source=str(folder))
+
+def release_of(
+    what: "Release | str | Path",  # a release, a bundle's folder or an address as in `resolve`
+    verb: str = "release",         # who asks, for the error
+) -> "Release":
+    "The release that a person means. Raises what `resolve` raises, and `ConfigError` for what can be none."
+    from deploy_assist.release import Release, load_release
+    if isinstance(what, Release): return what
+    if not isinstance(what, (str, Path)):
+        raise ConfigError(f"{verb}: got {type(what).__name__}, expected a release, a bundle's folder or an address such as "
+                          f"'models:/NAME@champion'")
+    return load_release(resolve(what).folder if str(what).startswith("models:") else what)
 
 # %% ../nbs/12_registry.ipynb #7d320f9c
 @dataclass(frozen=True)

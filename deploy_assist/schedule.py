@@ -26,6 +26,7 @@ from .alerts import retrain_message, verdict_message
 from .config import DEFAULTS, check_name, from_toml
 from .errors import ConfigError, DeployAssistError, LogError, need, one_line
 from .predictions import PredictionLog, _by_hour, moment
+from .workers import told_to_end
 
 # %% ../nbs/25_schedule.ipynb #sc2a305f
 _FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
@@ -747,21 +748,11 @@ def start(
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     clock.start()
     try:
-        with _signals() if stop is None else nullcontext() as asked:
+        with told_to_end() if stop is None else nullcontext() as asked:
             while not (asked if stop is None else stop()): time.sleep(0.2)
     finally:
         is_over.set()
         clock.shutdown(wait=True)
-
-@contextmanager
-def _signals() -> Iterator[list]:
-    "A list that is filled by Ctrl-C and SIGTERM; in a thread that is not the main one signals are not ours."
-    asked: list = []  # not an Event: setting one in a signal's handler can wait for itself
-    wanted = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {s: signal.signal(s, lambda number, _: asked.append(number)) for s in wanted}
-    try: yield asked
-    finally:
-        for s, handler in before.items(): signal.signal(s, handler)
 
 def _said(run: Mapping) -> str:
     what = run["action"] or run["error"] or run["state"]
