@@ -127,6 +127,18 @@ def test_some_addressees_are_refused_and_none_is_told_twice(post_office):
     assert row.state == "sent" and "b@example.org" in row.error
 
 
+def test_a_mail_server_that_refuses_is_asked_again(post_office):
+    "It knows neither addressee; later it knows both."
+    post_office.refused = ("example.org>",)
+    s = schedule("m", cron="0 6 * * *", command=says("watch", 10), alerts=post_office.url)
+    run_due(s.next)
+    row, = outbox_rows()
+    assert (row.state, row.attempt, post_office.got) == ("queued", 1, []) and "550" in row.error and "hunter2" not in row.error
+    post_office.refused = ()
+    run_due(s.next + timedelta(minutes=2))
+    assert outbox_rows()[0].state == "sent" and len(post_office.got) == 1
+
+
 def test_a_password_does_not_go_out_in_the_clear(post_office, monkeypatch):
     monkeypatch.setattr("deploy_assist.alerts._is_loopback", lambda host: False)
     with pytest.raises(AlertError, match="offers no TLS"): send(post_office.url, message)
