@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tracking_uri', 'artifact_root', 'ModelVersion', 'Lookup', 'errand', 'current_version', 'versions', 'Resolved', 'home',
            'resolve', 'release_of', 'Event', 'promote', 'record_checks', 'record_refusal', 'rollback', 'history',
-           'production_at', 'register', 'record_retrain', 'retrains']
+           'production_at', 'register', 'record_retrain', 'retrains', 'waiting', 'promotion_reason', 'promote_command']
 
 # %% ../nbs/12_registry.ipynb #ab16afe1
 import base64
@@ -16,6 +16,7 @@ import logging
 import os
 import random
 import re
+import shlex
 import shutil
 import ssl
 import subprocess
@@ -1507,3 +1508,28 @@ def retrains(
 ) -> list[Event]:             # oldest first
     "What `record_retrain` wrote, with its facts."
     return [e for e in _recorded(uri, name)[0] if e.action == "retrain"]
+
+def waiting(
+    name: str,                # a registered model
+    *,
+    uri: str | None = None,   # of the registry; default: `tracking_uri()`
+) -> Event | None:
+    "The retrain whose challenger waits for a person to promote it. What was not retrained since then does not change that."
+    events, here = _recorded(uri, name)
+    last = next((e for e in reversed(events) if e.action == "retrain" and e.version is not None), None)
+    is_open = last and last.facts.get("decision") == "ready" and last.version == here.get("challenger") != here.get("champion")
+    return last if is_open else None
+
+def promotion_reason(
+    retrain: Event,  # of `waiting`
+) -> str:
+    "Why its challenger may be promoted: how it compared."
+    return f"retrained: {retrain.facts.get('comparison') or retrain.reason}"[:2000]
+
+def promote_command(
+    name: str,
+    version: str,
+    reason: str,
+) -> str:
+    "What a shell runs to promote a version."
+    return shlex.join(["deploy-assist", "promote", name, version, "--reason", reason])

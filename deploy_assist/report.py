@@ -33,7 +33,7 @@ import pandas as pd
 
 from .config import DEFAULTS, from_toml
 from .drift import Drift
-from .errors import ConfigError, RegistryError, ReportError, need, one_line
+from .errors import ConfigError, DeployAssistError, RegistryError, ReportError, need, one_line
 from .predictions import PredictionLog, moment, window_names
 from .profile import Profile, as_name, as_numbers, check_column, kind_of
 from .profile import from_dict as profile_from
@@ -1393,6 +1393,7 @@ def decision(self: Monitor) -> Html:
         action=v.action,
         advice=_named(v.advice),
         rows=[(_capital(self, c["name"]), bool(c["met"]), _capital(self, _named(c["evidence"]))) for c in v.conditions],
+        waits=self.about.get("waiting"),
     )
 
 
@@ -2216,10 +2217,21 @@ def _with_about(m: Monitor, out: Path, now: datetime, timezone: str | None, thre
         library=__version__,
         thresholds={**(m.about.get("thresholds") or {}), **(thresholds or {})},
     )
+    if waits := _waiting(m): about["waiting"] = waits
     earlier = [_slim(d) for d in past_reports(out, m.name, start)[-_EARLIER:]]
     return replace(m, about=about, earlier=tuple(_mark_retrained(earlier, m)))
 
 _EARLIER = 26  # half a year of weeks
+
+def _waiting(m: Monitor) -> dict | None:
+    "The challenger that waits for a person, with the command that promotes it; None where there is none."
+    from deploy_assist.registry import promote_command, promotion_reason, waiting
+    if not str(m.about.get("version")).isdigit(): return None  # no version of a registry
+    with suppress(DeployAssistError):
+        if (e := waiting(m.name)) is not None:
+            return dict(version=e.version, time=f"{clock(e.time)} UTC", reason=e.reason,
+                        command=promote_command(m.name, e.version, promotion_reason(e)))
+    return None
 
 def _mark_retrained(earlier: list[dict], m: Monitor) -> list[dict]:
     "The newest report at the time of each retrain that registered a challenger has `retrained`: the cool-down counts from it."

@@ -31,7 +31,7 @@ from .predictions import PredictionLog, moment, window_names
 from .prepare import prepare
 from .profile import as_name
 from .quality import Outcome, matured, outcome
-from .registry import current_version, promote, record_retrain, register, resolve, retrains, tracking_uri
+from .registry import current_version, promote, promote_command, record_retrain, register, resolve, retrains, tracking_uri
 from .release import Release, load_release, scores_of, untrusted_types
 from .report import NOT_TRAFFIC, check_parameters, clock, inspected, interval, number, read_frame, read_notebook
 from .report import run_folder, run_notebook, signed, start_kernel, stem, stop_kernel, stylesheet, tidy, write_whole
@@ -297,8 +297,12 @@ class Retraining:
     def promote_line(self) -> str:
         "The Python that promotes the challenger; empty when there is nothing to promote."
         if self.challenger is None or self.decision == "promoted": return ""
-        said = f"retrained: {self.difference}" if self.difference else "retrained"
-        return f"promote({self.name!r}, {self.challenger!r}, reason={said!r}, expected={self.champion!r})"
+        return f"promote({self.name!r}, {self.challenger!r}, reason={self.why!r}, expected={self.champion!r})"
+
+    @property
+    def why(self) -> str:
+        "The reason of a promotion: how it compared."
+        return f"retrained: {self.difference}" if self.difference else "retrained"
 
     def to_dict(self) -> dict:
         "As JSON-able values."
@@ -366,9 +370,7 @@ def _body(r: Retraining) -> str:
 # %% ../nbs/28_retrain.ipynb #rtrn0c18
 def _command(r: Retraining) -> str:
     "The shell's form of `promote_line`."
-    from shlex import quote
-    if not r.promote_line: return ""
-    return f"deploy-assist promote {quote(r.name)} {r.challenger} --reason {quote(f'retrained: {r.difference}')}"
+    return promote_command(r.name, r.challenger, r.why) if r.promote_line else ""
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the page asks for nothing and runs nothing
 
@@ -516,7 +518,8 @@ class _Run:
         "For the next retrain and for those who read the history by program."
         d = self.difference
         told = dict(decision=decision, since=self.since.isoformat(), until=self.until.isoformat(), newest=self.newest)
-        return told | self.rows | {k: getattr(d, k) for k in ("metric", "champion", "challenger", "low", "high") if d}
+        return told | self.rows | {k: getattr(d, k) for k in ("metric", "champion", "challenger", "low", "high") if d} | (
+            dict(comparison=str(d)) if d else {})
 
 # %% ../nbs/28_retrain.ipynb #rtrn0039
 def _refuse_task(schema: Schema) -> None:

@@ -354,3 +354,6 @@ def test_the_command_line(capfd, tmp_path):
     wrong = ("run",), ("add", "m", "--cron", "x"), ("run", "m", "--window-start", "2026-01-01T00:01Z"), ("remove", "nothing")
     assert [sh("schedule", *words)[0] for words in wrong] == [2] * 4
     assert sh("schedule", "remove", made["id"])[0] == 0
+    code, out, _ = sh("schedule", "add", "mm", "--cron", "0 6 * * *", "--window", "7d")  # nobody registered that yet
+    assert code == 0 and "note: 'mm' has no champion in the registry (there is no registry yet" in out
+    assert "  7d  next" in sh("schedule", "list")[1]
