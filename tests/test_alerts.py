@@ -2,11 +2,9 @@
 import email
 import email.policy
 import json
-import signal
+import multiprocessing
 import socketserver
 import ssl
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -178,10 +176,10 @@ def test_a_sender_that_was_killed_tells_nobody_twice(hook):
     "kill -9 after the message left and before that was written down: it is not sent again, and the next message says so."
     s = schedule("m", cron="0 6 * * *", command=says("watch", 10), alerts=hook.url)
     hook.free.clear()
-    code = f"from deploy_assist.schedule import run_due; run_due({s.next.isoformat()!r})"
-    sender = subprocess.Popen([sys.executable, "-c", code])
+    sender = multiprocessing.get_context("fork").Process(target=run_due, args=(s.next,))
+    sender.start()
     try: until(lambda: hook.got, "the message leaves")
-    finally: sender.send_signal(signal.SIGKILL); sender.wait(); hook.free.set()
+    finally: sender.kill(); sender.join(); hook.free.set()
     run_due(s.next + timedelta(minutes=5))
     assert [r.state for r in outbox_rows()] == ["sending"], "for all that we know, it is still at it"
     with _engine().begin() as c: c.execute(sa.update(outbox).values(lease_until=datetime.now(UTC) - timedelta(minutes=1)))
