@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import tempfile
 import time
@@ -49,37 +48,6 @@ def home(tmp_path, monkeypatch):
     for name in ("DEPLOY_ASSIST_LOG_URL", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     return folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_registries(tmp_path_factory):
-    """MLflow makes the tables of a new SQLite registry by a hundred migrations, a second of CPU: in this process the first
-    registry is made like that, and later ones are copies of it. `registry._make_tables.real` makes one in any case."""
-    from deploy_assist import registry
-    real, kept, root = registry._make_tables, tmp_path_factory.mktemp("registry") / "empty.db", []
-
-    def quick(uri):
-        file = registry._sqlite_file(uri)
-        is_new = not file.exists() or not file.stat().st_size
-        if not (is_new and kept.exists() and file.parent.is_dir()):
-            real(uri)
-            if is_new and not kept.exists():
-                shutil.copyfile(file, kept)
-                root.append(str(registry.artifact_root(uri)))
-            return
-        with registry._folder_lock(file.parent):
-            if file.exists() and file.stat().st_size: return
-            shutil.copyfile(kept, made := file.with_name(f".{file.name}.{os.getpid()}"))
-            with sqlite3.connect(made) as db:
-                db.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)",
-                           (root[0], str(registry.artifact_root(uri))))
-            db.close()
-            os.replace(made, file)
-
-    quick.real = real
-    registry._make_tables = quick
-    yield
-    registry._make_tables = real
 
 
 @pytest.fixture(autouse=True)

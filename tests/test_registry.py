@@ -54,9 +54,8 @@ def moves(name, uri):
 # --- SQLite
 
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_register_writes_everything_beside_the_database(patients, store, tmp_path, capfd, monkeypatch):
+def test_register_writes_everything_beside_the_database(patients, store, tmp_path, capfd):
     name = "all of it"
-    monkeypatch.setattr(registry, "_make_tables", registry._make_tables.real)
     v = register(replace(patients, name=name), description="first", tags={"team": "ward B"}, uri=store)
     assert capfd.readouterr() == ("", "")
     assert (v.name, v.version, v.uri, v.alias) == (name, "1", "models:/all of it/1", "challenger")
@@ -353,8 +352,7 @@ def _in_child(uri, number, answers):
     except BaseException as e: answers.put((number, repr(e)))
 
 
-def test_four_processes_that_start_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_make_tables", registry._make_tables.real)
+def test_four_processes_that_start_together(tmp_path):
     registry._mlflow()  # children share what is imported
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     fork, uri = multiprocessing.get_context("fork"), f"sqlite:///{tmp_path}/new/mlflow.db"
