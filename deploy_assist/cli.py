@@ -15,7 +15,6 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ import click
 
 from . import __version__
 from .errors import ConfigError, DeployAssistError, ProofError, UntrustedTypeError, need, one_line
+from .workers import told_to_end
 
 # %% ../nbs/31_cli.ipynb #c066c7e0
 if TYPE_CHECKING:
@@ -80,17 +80,6 @@ def _stdout_to_stderr() -> Iterator[None]:
 def _end(signum: int, frame: Any) -> None:
     sys.exit(128 + signum)  # unlike the default, it lets servers be stopped on the way out
 
-@contextmanager
-def _told_to_end() -> Iterator[list]:
-    "A list that Ctrl-C and SIGTERM fill; a second one does not wait."
-    asked: list = []  # not an Event: setting one in a signal's handler can wait for itself
-    def told(signum, frame): _end(signum, frame) if asked else asked.append(signum)
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {s: signal.signal(s, told) for s in (signal.SIGINT, signal.SIGTERM)} if is_main else {}
-    try: yield asked
-    finally:
-        for s, handler in before.items(): signal.signal(s, handler)
-
 # %% ../nbs/31_cli.ipynb #0344334a
 _settings = dict(help_option_names=["-h", "--help"], max_content_width=110)
 
@@ -119,7 +108,7 @@ def command(
     def decorate(function: Callable) -> click.Command:
         def run(as_json: bool = False, **arguments: Any) -> int:
             with _stdout_to_stderr(): answer = function(**arguments)
-            with _told_to_end() if answer.stay else nullcontext([]) as asked:  # whoever reads the answer may end it at once
+            with told_to_end() if answer.stay else nullcontext([]) as asked:  # whoever reads the answer may end it at once
                 click.echo(json.dumps(plain(answer.value)) if as_json else answer.text)
                 sys.stdout.flush()
                 if answer.stay:
@@ -250,9 +239,8 @@ def _prepare(function: str, out: Path, name: str | None, modules: tuple[Path, ..
 # %% ../nbs/31_cli.ipynb #a232821b
 def _load(source: str) -> "Release":
     "The release behind a folder or a `models:/` address."
-    from deploy_assist.registry import resolve
-    from deploy_assist.release import load_release
-    return load_release(resolve(source).folder if source.startswith("models:") else source)
+    from deploy_assist.registry import release_of
+    return release_of(source)
 
 # %% ../nbs/31_cli.ipynb #46acb78f
 def _names(text: str | None) -> list[str] | None:
@@ -379,7 +367,7 @@ def _history(name: str, at: str | None) -> Answer:
     Example:
       deploy-assist history patients --json
       deploy-assist history patients --at "2026-11-02 09:00\""""
-    from deploy_assist.registry import history, production_at
+    from deploy_assist.registry import history, production_at, promote_command, promotion_reason, waiting
     if at is not None:
         event = production_at(name, None if at == "now" else at)
         if event is None: return Answer(None, f"{name}: nothing was in production at {at}")
@@ -391,7 +379,9 @@ def _history(name: str, at: str | None) -> Answer:
     wanted = [c for c in ("time", "action", "alias", "version", "previous", "who", "reason", "checks_passed") if c in frame]
     text = frame[wanted].assign(time=frame["time"].astype(str).str[:19]) if "time" in frame else frame[wanted]
     if not len(frame): return Answer(frame, f"{name}: nothing was promoted yet")
-    return Answer(frame, text.astype(object).fillna("").to_string(index=False))
+    e = waiting(name)
+    more = f"\nversion {e.version} waits for a person: {promote_command(name, e.version, promotion_reason(e))}" if e else ""
+    return Answer(frame, text.astype(object).fillna("").to_string(index=False) + more)
 
 # %% ../nbs/31_cli.ipynb #trfdiff1
 @command("diff")
@@ -703,6 +693,11 @@ def _verdict(done: Any) -> Answer:
     return Answer(verdict.to_dict() | {"files": files}, text, report_codes[verdict.action])
 
 # %% ../nbs/31_cli.ipynb #3a800522
+def _need_notebooks(what: str) -> None:
+    "Import papermill without the grammar of web addresses, a second of CPU, which jsonschema would make and no notebook needs."
+    sys.modules.setdefault("rfc3987_syntax", None)
+    need("papermill", "notebook", what)
+
 @command("report")
 @click.argument("name", required=False)
 @click.option("--window", metavar="AGE", help="The last 7d, 24h, ...; default: 7d.")
@@ -730,7 +725,7 @@ def _report(name: str | None, baseline: str | None, current: Path | None, **told
     if current and (told["window"] or told["since"] or told["until"]):
         raise click.UsageError("--window, --since and --until choose rows of the log, not of --current FILE")
     if current and not Path(baseline).is_file(): raise click.UsageError(f"--baseline: there is no file {baseline!r}")
-    need("papermill", "notebook", "reports")
+    _need_notebooks("reports")
     from deploy_assist.report import report
     told = {key: value for key, value in told.items() if value is not None}
     if baseline: told["baseline"] = baseline
@@ -768,7 +763,7 @@ def _retrain(name: str, init: bool, **told: Any) -> Answer:
       deploy-assist retrain patients --init
       deploy-assist retrain patients --data last_year.parquet
       deploy-assist retrain patients --window 30d --policy auto --json"""
-    need("papermill", "notebook", "retrains")
+    _need_notebooks("retrains")
     from deploy_assist.retrain import retrain, training_notebook
     told = {key: value for key, value in told.items() if value is not None}
     with _wrong_use():
@@ -799,8 +794,8 @@ def _schedule_list(log: str | None) -> Answer:
       deploy-assist schedule list"""
     from deploy_assist.schedule import list_schedules
     found = [s.to_dict() for s in list_schedules(log)]
-    lines = [f"{s['id']}  {s['cron']}  {s['timezone']}  next {s['next']:%Y-%m-%d %H:%M} UTC  {' '.join(s['alerts'])}".rstrip()
-             for s in found]
+    lines = [f"{s['id']}  {s['cron']}  {s['timezone']}  {s['window'] or 'between two times'}  next {s['next']:%Y-%m-%d %H:%M} UTC"
+             f"  {' '.join(s['alerts'])}".rstrip() for s in found]
     return Answer(found, "\n".join(lines) or "nothing is scheduled: deploy-assist schedule add NAME --cron '0 6 * * MON'")
 
 # %% ../nbs/31_cli.ipynb #schcli02
@@ -833,7 +828,15 @@ def _schedule_add(name: str, command: str | None, target: str | None, **told: An
     except ValueError as e: raise click.UsageError(f"--command: {e}") from None
     with _wrong_use(): made = schedule(name, target=target, command=words, **told)
     if target: return Answer(dict(target=target, text=made), made.rstrip())
-    return Answer(made.to_dict(), f"{made.id}: next at {made.next:%Y-%m-%d %H:%M} UTC; run by deploy-assist schedule start")
+    note = "" if words else _lacks_champion(name)
+    return Answer(made.to_dict(), f"{made.id}: next at {made.next:%Y-%m-%d %H:%M} UTC; run by deploy-assist schedule start{note}")
+
+def _lacks_champion(name: str) -> str:
+    "A note for who schedules a model that cannot be reported on yet; a misspelt name is found now and not on Monday."
+    from deploy_assist.registry import Lookup
+    try: found, why = Lookup().version(name), ""
+    except DeployAssistError as e: found, why = None, f" ({e})"
+    return "" if found else f"\nnote: {name!r} has no champion in the registry{why}: until one is promoted its reports fail"
 
 @command("remove", schedules)
 @click.argument("id")
@@ -853,8 +856,9 @@ _badness = {0: 0, 10: 1, 20: 2, 1: 3, 2: 4}
 
 def _ran(found: Any) -> Answer:
     "An answer about runs; the exit code is the worst one's."
-    lines = [f"{r['name']}  {r['window_start']:%Y-%m-%d %H:%M} to {r['window_end']:%Y-%m-%d %H:%M}  {r['state']}  "
-             f"{r['action'] if r['state'] == 'done' else r['error'] or ''}".rstrip() for r in found]
+    from deploy_assist.schedule import title_of
+    lines = [f"{title_of(r)}  {r['window_start']:%Y-%m-%d %H:%M} to {r['window_end']:%Y-%m-%d %H:%M}  {r['state']}  "
+             f"{r['action'] if r['state'] == 'done' else r['error'] or ''}  {r['report'] or ''}".rstrip() for r in found]
     code = max((r["exit_code"] for r in found if r["exit_code"] is not None), key=lambda c: _badness.get(c, 3), default=0)
     return Answer(found, "\n".join(lines) or "nothing is due", code)
 
@@ -886,10 +890,12 @@ def _schedule_runs(name: str | None, limit: int, log: str | None) -> Answer:
     \b
     Example:
       deploy-assist schedule runs patients --json"""
-    from deploy_assist.schedule import runs
+    from deploy_assist.schedule import runs, title_of
     found = runs(name, log=log, limit=limit)
-    shown = found[["name", "window_start", "state", "action", "exit_code", "attempt", "error"]].astype(object).fillna("")
-    return Answer(found, shown.to_string(index=False) if len(found) else "nothing was run yet")
+    named = found.assign(name=[title_of(r) for r in found.to_dict("records")])
+    shown = named[["name", "window_start", "state", "action", "exit_code", "attempt", "error"]].astype(object).fillna("")
+    shown["error"] = shown["error"].map(lambda e: e if len(e) < 100 else f"{e[:97]}...")  # --json has all of it
+    return Answer(found, shown.to_string(index=False, justify="left") if len(found) else "nothing was run yet")
 
 @command("start", schedules)
 @_log_url

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BundleError, ConfigError, need
-from .release import Release, load_release, untrusted_types
+from .registry import release_of
+from .release import Release, untrusted_types
 
 # %% ../nbs/26_package.ipynb #pkg00006
 TARGETS: dict[str, Callable] = {}  # name -> function of a release and a folder
@@ -117,7 +118,7 @@ def package(
     "Write a release for where it will run. Raises `ConfigError` for an unknown target or a folder that holds other things."
     if target not in TARGETS:
         raise ConfigError(f"target: got {target!r}, expected one of {', '.join(sorted(TARGETS))}")
-    release = _release(release)
+    release = release_of(release, "package")
     out = Path(f"{release.name}-{target}" if out is None else out).absolute()
     if out.is_file(): raise ConfigError(f"out: got the file {out}, expected a folder that is new, empty or of an earlier package")
     if out.is_dir() and any(out.iterdir()) and not ((out / _MARK).is_file() or target == "folder"):
@@ -138,12 +139,3 @@ def package(
     finally: shutil.rmtree(new, ignore_errors=True)
     return out
 
-def _release(what: Any) -> Release:
-    if isinstance(what, Release): return what
-    if not isinstance(what, (str, Path)):
-        raise ConfigError(f"package: got {type(what).__name__}, expected a release, a bundle's folder or an address such as "
-                          f"'models:/NAME@champion'")
-    if str(what).startswith("models:"):
-        from deploy_assist.registry import resolve
-        return load_release(resolve(str(what)).folder)
-    return load_release(what)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['tracking_uri', 'artifact_root', 'ModelVersion', 'Lookup', 'errand', 'current_version', 'versions', 'Resolved', 'home',
-           'resolve', 'Event', 'promote', 'record_checks', 'record_refusal', 'rollback', 'history', 'production_at',
-           'register', 'record_retrain', 'retrains']
+           'resolve', 'release_of', 'Event', 'promote', 'record_checks', 'record_refusal', 'rollback', 'history',
+           'production_at', 'register', 'record_retrain', 'retrains', 'waiting', 'promotion_reason', 'promote_command']
 
 # %% ../nbs/12_registry.ipynb #ab16afe1
 import base64
@@ -16,6 +16,7 @@ import logging
 import os
 import random
 import re
+import shlex
 import shutil
 import ssl
 import subprocess
@@ -42,6 +43,8 @@ from .errors import ConfigError, DeployAssistError, Lazy, RegistryError, need
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+    from deploy_assist.release import Release
 else: np, pd = Lazy("numpy"), Lazy("pandas")  # whoever only looks up an alias needs neither
 
 # %% ../nbs/12_registry.ipynb #6dc5be99
@@ -443,6 +446,14 @@ class _Rest:
         found = self.ask(f"logged-models/{quote(model_id)}")
         return found and found["model"]["info"]["artifact_uri"]
 
+    def record(self, name: str) -> tuple[dict, dict] | None:
+        found = (self.ask("registered-models/get", name=name) or {}).get("registered_model", {})
+        run = {t["key"]: t["value"] for t in found.get("tags", ())}.get(_history_tag)
+        said = run and self.ask("runs/get", run_id=run)
+        if not said: return None
+        return ({p["key"]: p["value"] for p in said["run"]["data"].get("params", ())},
+                {a["alias"]: str(a["version"]) for a in found.get("aliases", ())})
+
     def download(self, where: str, to: Path) -> Path:
         "The files that the server keeps at `mlflow-artifacts:/...`."
         root, route = urlsplit(where).path.strip("/"), "/api/2.0/mlflow-artifacts/artifacts"
@@ -462,16 +473,26 @@ class _Tables:
     "MLflow's tables in a database."
     def __init__(self, uri: str): self.uri, self._engine = uri, None
 
-    def one(self, query: str, **facts) -> tuple | None:
-        "The first row; None when there is none, or when this is no database."
+    def all(self, query: str, **facts) -> list[tuple]:
+        "The rows; none when there are none, or when this is no database."
         import sqlalchemy as sa
         _refuse_none(self.uri)
         try:
             if self._engine is None: self._engine = _engine(self.uri)
-            with self._engine.connect() as db: return db.execute(sa.text(query), facts).first()
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError): return None  # a folder, databricks: MLflow alone knows
+            with self._engine.connect() as db: return db.execute(sa.text(query), facts).fetchall()
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError): return []  # a folder, databricks: MLflow alone knows
         except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as e:
             raise _away(self.uri, getattr(e, "orig", None) or e) from None
+
+    def one(self, query: str, **facts) -> tuple | None:
+        "The first row, or None."
+        return next(iter(self.all(query, **facts)), None)
+
+    def record(self, name: str) -> tuple[dict, dict] | None:
+        run = self.one("SELECT value FROM registered_model_tags WHERE name = :n AND key = :k", n=name, k=_history_tag)
+        if run is None or not (held := self.all("SELECT key, value FROM params WHERE run_uuid = :r", r=run[0])): return None
+        aliases = self.all("SELECT alias, version FROM registered_model_aliases WHERE name = :n", n=name)
+        return {k: v for k, v in held}, {a: str(v) for a, v in aliases}
 
     def version(self, name: str, alias: str) -> str | None:
         found = self.one("SELECT version FROM registered_model_aliases WHERE name = :n AND alias = :a", n=name, a=alias)
@@ -488,7 +509,9 @@ class _Tables:
 
 # %% ../nbs/12_registry.ipynb #lk000006
 class Lookup:
-    "What aliases and versions mean, asked without MLflow in this process. Raises `RegistryError` when nobody answers."
+    """What aliases and versions mean and what was written down about them, asked without MLflow in this process.
+
+    Raises `RegistryError` when nobody answers."""
     def __init__(
         self,
         uri: str | None = None,  # of the registry; default: `tracking_uri()`
@@ -497,6 +520,10 @@ class Lookup:
         self._registry = (_Rest if self.uri.startswith("http") else _Tables)(self.uri)
 
     def __repr__(self): return f"Lookup({_shown(self.uri)!r})"
+
+    def record(self, name: str) -> tuple[dict, dict] | None:
+        "The parameters that hold the record of a model, and its aliases; None: there is no record, or MLflow alone can tell."
+        return self._registry.record(_check_name(name))
 
     def version(self, name: str, alias: str = "champion") -> str | None:
         "The version that an alias points at; None when there is no such alias, not for this user, or when MLflow alone can tell."
@@ -520,8 +547,12 @@ class Lookup:
                         self.uri)
 
     def by_mlflow(self, source: str) -> "Resolved":
-        found = errand("resolve", source=source, uri=self.uri)
+        found = errand("_by_mlflow", source=source, uri=self.uri)
         return Resolved(**found | dict(folder=Path(found["folder"]), tracking_uri=self.uri))
+
+class _Here(Lookup):
+    "A `Lookup` whose process may take MLflow in, where MLflow alone can tell."
+    def by_mlflow(self, source: str) -> "Resolved": return _by_mlflow(source, self.uri)
 
 def errand(
     function: str,  # of this module
@@ -544,7 +575,7 @@ def _run_errand() -> None:
     "What the child process does: the task is on stdin, the last line of stdout is the result."
     function, arguments = json.loads(sys.stdin.read())
     try:
-        made = {"resolve": resolve, "record_refusal": record_refusal}[function](**arguments)
+        made = {"_by_mlflow": _by_mlflow, "record_refusal": record_refusal}[function](**arguments)
         said = ["value", asdict(made) if isinstance(made, Resolved) else made]
     except DeployAssistError as e: said = ["error", str(e)]
     sys.stdout.write("\n" + json.dumps(said, default=str))
@@ -620,12 +651,16 @@ def resolve(
 
     Raises `RegistryError` for a name, alias or version that does not exist, `BundleError` for a folder that is not a bundle."""
     if isinstance(source, Path) or not str(source).startswith("models:"): return _resolve_folder(Path(source))
-    name, version, alias = _parse(str(source))
+    return _Here(uri).resolve(str(source))
+
+def _by_mlflow(source: str, uri: str | None = None) -> Resolved:
+    "What an address means, as MLflow has it; it says what there is instead."
+    name, version, alias = _parse(source)
     with _talk(uri) as (client, uri):
         if version == "latest": version = str(([v.version for v in _all_versions(client, name)] or ["latest"])[-1])
         mv = _find(client, name, version, alias)
         folder = _bundle_folder(client, uri, mv)
-    return Resolved(folder, name, str(mv.version), alias, _model_id(mv), str(source), uri)
+    return Resolved(folder, name, str(mv.version), alias, _model_id(mv), source, uri)
 
 def _parse(source: str) -> tuple[str, str | None, str | None]:
     "Name, version and alias of a `models:/` address."
@@ -672,6 +707,18 @@ def _resolve_folder(folder: Path) -> Resolved:
     folder = Path(os.path.abspath(folder))
     manifest = read_manifest(folder)
     return Resolved(folder, manifest["name"], manifest["hash"][:12], source=str(folder))
+
+def release_of(
+    what: "Release | str | Path",  # a release, a bundle's folder or an address as in `resolve`
+    verb: str = "release",         # who asks, for the error
+) -> "Release":
+    "The release that a person means. Raises what `resolve` raises, and `ConfigError` for what can be none."
+    from deploy_assist.release import Release, load_release
+    if isinstance(what, Release): return what
+    if not isinstance(what, (str, Path)):
+        raise ConfigError(f"{verb}: got {type(what).__name__}, expected a release, a bundle's folder or an address such as "
+                          f"'models:/NAME@champion'")
+    return load_release(resolve(what).folder if str(what).startswith("models:") else what)
 
 # %% ../nbs/12_registry.ipynb #7d320f9c
 @dataclass(frozen=True)
@@ -766,8 +813,11 @@ def _record_of(client: object, uri: str, name: str, create: bool = False) -> str
 
 def _events(client: object, run_id: str | None) -> list[Event]:
     "All events, in order."
-    if not run_id: return []
-    params, found = client.get_run(run_id).data.params, []
+    return _read(client.get_run(run_id).data.params) if run_id else []
+
+def _read(params: dict) -> list[Event]:
+    "The events that parameters hold, in order."
+    found: list[Event] = []
     while (text := params.get(f"event.{len(found) + 1:06d}")) is not None:
         found.append(Event.from_json(text, len(found) + 1, params.get(f"end.{len(found) + 1:06d}", "pending")))
     return found
@@ -1038,9 +1088,14 @@ def rollback(
 # %% ../nbs/12_registry.ipynb #96a3a222
 _columns = ["time", "action", "alias", "version", "previous", "reason", "who", "checks_passed", "state"]
 
-def _told(client: object, uri: str, name: str) -> list[Event]:
+def _recorded(uri: str | None, name: str) -> tuple[list[Event], dict[str, str]]:
+    "All events, and where the aliases point; without MLflow where there is a record."
+    if (found := Lookup(uri).record(name)) is not None: return _read(found[0]), found[1]
+    with _talk(uri) as (client, uri): return _events(client, _record_of(client, uri, name)), _aliases(client, name)
+
+def _told(uri: str | None, name: str) -> list[Event]:
     "All events, and as the last ones what is found moved by other means just now."
-    events, here = _events(client, _record_of(client, uri, name)), _aliases(client, name)
+    events, here = _recorded(uri, name)
     for a in dict.fromkeys([e.alias for e in events] + list(here)):
         said = _effective(events, a)
         before, now = (said[-1].version if said else None), here.get(a)
@@ -1058,7 +1113,7 @@ def history(
     """Every move of the model's aliases, and every version that an endpoint refused.
 
     A last row `moved`, `state` 'unrecorded', tells of an alias that was moved by other means."""
-    with _talk(uri) as (client, uri): events = _told(client, uri, name)
+    events = _told(uri, name)
     rows = [{c: getattr(e, c) for c in _columns} for e in events if alias in (None, e.alias)]
     return pd.DataFrame(rows, columns=_columns, dtype=object).astype(
         {"time": "datetime64[ns, UTC]", "checks_passed": "boolean"}
@@ -1076,7 +1131,7 @@ def production_at(
     except ValueError:
         raise ConfigError(f"got {time!r} as a time: give a datetime, or text such as '2026-11-02 09:00'") from None
     if at is not None: at = at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
-    with _talk(uri) as (client, uri): events = _told(client, uri, _check_name(name))
+    events = _told(uri, name)
     said = [e for e in _effective(events, _check_alias(alias)) if at is None or pd.Timestamp(e.time) <= at]
     return said[-1] if said and said[-1].version is not None else None
 
@@ -1452,5 +1507,29 @@ def retrains(
     uri: str | None = None,   # of the registry; default: `tracking_uri()`
 ) -> list[Event]:             # oldest first
     "What `record_retrain` wrote, with its facts."
-    with _talk(uri) as (client, uri):
-        return [e for e in _events(client, _record_of(client, uri, _check_name(name))) if e.action == "retrain"]
+    return [e for e in _recorded(uri, name)[0] if e.action == "retrain"]
+
+def waiting(
+    name: str,                # a registered model
+    *,
+    uri: str | None = None,   # of the registry; default: `tracking_uri()`
+) -> Event | None:
+    "The retrain whose challenger waits for a person to promote it. What was not retrained since then does not change that."
+    events, here = _recorded(uri, name)
+    last = next((e for e in reversed(events) if e.action == "retrain" and e.version is not None), None)
+    is_open = last and last.facts.get("decision") == "ready" and last.version == here.get("challenger") != here.get("champion")
+    return last if is_open else None
+
+def promotion_reason(
+    retrain: Event,  # of `waiting`
+) -> str:
+    "Why its challenger may be promoted: how it compared."
+    return f"retrained: {retrain.facts.get('comparison') or retrain.reason}"[:2000]
+
+def promote_command(
+    name: str,
+    version: str,
+    reason: str,
+) -> str:
+    "What a shell runs to promote a version."
+    return shlex.join(["deploy-assist", "promote", name, version, "--reason", reason])

@@ -8,9 +8,9 @@ __all__ = ['MARKS', 'DO', 'METRIC', 'DONE', 'TEMPLATE', 'WARM', 'MOST_ROWS', 'LO
            'column_of', 'names_of', 'hits', 'chunks', 'per_chunk', 'began', 'groups', 'segment', 'column_weights',
            'weights', 'version_change', 'verdict_line', 'trust', 'tiles', 'findings', 'service', 'data_quality',
            'shared_bins', 'inputs_section', 'predictions', 'quality', 'feedback', 'decision', 'appendix', 'to_dict',
-           'write_run', 'read_run', 'Done', 'done', 'write_whole', 'style', 'stylesheet', 'check_parameters',
-           'start_kernel', 'stop_kernel', 'run_notebook', 'to_page', 'stem', 'past_reports', 'write_index',
-           'run_folder', 'Report', 'read_frame', 'interval', 'report', 'tidy']
+           'write_run', 'read_run', 'Done', 'done', 'write_whole', 'style', 'stylesheet', 'read_notebook', 'inspected',
+           'check_parameters', 'start_kernel', 'stop_kernel', 'run_notebook', 'to_page', 'stem', 'past_reports',
+           'write_index', 'run_folder', 'Report', 'read_frame', 'interval', 'report', 'tidy']
 
 # %% ../nbs/24_report.ipynb #3b70bbef
 import fcntl, json, os, re, shutil, sys, threading, time, uuid
@@ -33,7 +33,7 @@ import pandas as pd
 
 from .config import DEFAULTS, from_toml
 from .drift import Drift
-from .errors import ConfigError, RegistryError, ReportError, need, one_line
+from .errors import ConfigError, DeployAssistError, RegistryError, ReportError, need, one_line
 from .predictions import PredictionLog, moment, window_names
 from .profile import Profile, as_name, as_numbers, check_column, kind_of
 from .profile import from_dict as profile_from
@@ -1393,6 +1393,7 @@ def decision(self: Monitor) -> Html:
         action=v.action,
         advice=_named(v.advice),
         rows=[(_capital(self, c["name"]), bool(c["met"]), _capital(self, _named(c["evidence"]))) for c in v.conditions],
+        waits=self.about.get("waiting"),
     )
 
 
@@ -1542,15 +1543,19 @@ Monitor.done, Monitor.style = done, staticmethod(style)
 # %% ../nbs/24_report.ipynb #a28461a0
 _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
 
-def _read_notebook(path: Path) -> Any:
+def read_notebook(path: Path) -> Any:
+    "A notebook, or None where there is none."
     import nbformat
     try: return nbformat.read(path, 4)
     except (OSError, ValueError): return None
 
-def _inspected(template: str | Path) -> dict[str, dict]:
+def inspected(
+    template: str | Path,  # a notebook
+    what: str = "template",
+) -> dict[str, dict]:      # name -> type, default and help, all as text
     "The parameters of a notebook, as papermill finds them; or `ConfigError`."
     pm = need("papermill", "notebook", "reports")
-    nb, called = _read_notebook(Path(template)), f"template {Path(template).name}"
+    nb, called = read_notebook(Path(template)), f"{what} {Path(template).name}"
     if nb is None: raise ConfigError(f"{called}: cannot be read as a notebook")
     if not nb.metadata.get("kernelspec", {}).get("name"):
         raise ConfigError(f"{called}: got a notebook that does not say its kernel, expected Python's (metadata.kernelspec): "
@@ -1564,7 +1569,7 @@ def check_parameters(
     known: Mapping[str, Mapping] | None = None,  # what papermill found in it; default: look
 ) -> dict[str, Any]:
     "The parameters, each known to the template and of its type; or `ConfigError`."
-    if known is None: known = _inspected(template)
+    if known is None: known = inspected(template)
     for name, value in given.items():
         if name not in known:
             raise ConfigError(
@@ -1661,7 +1666,7 @@ def run_notebook(
         late = thread.is_alive()
         stop_kernel(km)
         thread.join(10)
-    nb = _read_notebook(ran)
+    nb = read_notebook(ran)
     if late: raise ReportError(f"{_where(nb)}: took longer than {number(timeout_s)} seconds and was stopped")
     if "error" in result: raise _explained(result["error"], nb, folder / "kernel.log") from None
     _believe(nb, parameters["run"])
@@ -2212,10 +2217,21 @@ def _with_about(m: Monitor, out: Path, now: datetime, timezone: str | None, thre
         library=__version__,
         thresholds={**(m.about.get("thresholds") or {}), **(thresholds or {})},
     )
+    if waits := _waiting(m): about["waiting"] = waits
     earlier = [_slim(d) for d in past_reports(out, m.name, start)[-_EARLIER:]]
     return replace(m, about=about, earlier=tuple(_mark_retrained(earlier, m)))
 
 _EARLIER = 26  # half a year of weeks
+
+def _waiting(m: Monitor) -> dict | None:
+    "The challenger that waits for a person, with the command that promotes it; None where there is none."
+    from deploy_assist.registry import promote_command, promotion_reason, waiting
+    if not str(m.about.get("version")).isdigit(): return None  # no version of a registry
+    with suppress(DeployAssistError):
+        if (e := waiting(m.name)) is not None:
+            return dict(version=e.version, time=f"{clock(e.time)} UTC", reason=e.reason,
+                        command=promote_command(m.name, e.version, promotion_reason(e)))
+    return None
 
 def _mark_retrained(earlier: list[dict], m: Monitor) -> list[dict]:
     "The newest report at the time of each retrain that registered a challenger has `retrained`: the cool-down counts from it."

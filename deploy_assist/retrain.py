@@ -31,10 +31,10 @@ from .predictions import PredictionLog, moment, window_names
 from .prepare import prepare
 from .profile import as_name
 from .quality import Outcome, matured, outcome
-from .registry import current_version, promote, record_retrain, register, resolve, retrains, tracking_uri
+from .registry import current_version, promote, promote_command, record_retrain, register, resolve, retrains, tracking_uri
 from .release import Release, load_release, scores_of, untrusted_types
-from .report import NOT_TRAFFIC, check_parameters, clock, interval, number, read_frame, run_folder, run_notebook
-from .report import signed, start_kernel, stem, stop_kernel, stylesheet, tidy, write_whole
+from .report import NOT_TRAFFIC, check_parameters, clock, inspected, interval, number, read_frame, read_notebook
+from .report import run_folder, run_notebook, signed, start_kernel, stem, stop_kernel, stylesheet, tidy, write_whole
 from .schema import Schema
 from .verdict import _plain
 
@@ -297,8 +297,12 @@ class Retraining:
     def promote_line(self) -> str:
         "The Python that promotes the challenger; empty when there is nothing to promote."
         if self.challenger is None or self.decision == "promoted": return ""
-        said = f"retrained: {self.difference}" if self.difference else "retrained"
-        return f"promote({self.name!r}, {self.challenger!r}, reason={said!r}, expected={self.champion!r})"
+        return f"promote({self.name!r}, {self.challenger!r}, reason={self.why!r}, expected={self.champion!r})"
+
+    @property
+    def why(self) -> str:
+        "The reason of a promotion: how it compared."
+        return f"retrained: {self.difference}" if self.difference else "retrained"
 
     def to_dict(self) -> dict:
         "As JSON-able values."
@@ -366,9 +370,7 @@ def _body(r: Retraining) -> str:
 # %% ../nbs/28_retrain.ipynb #rtrn0c18
 def _command(r: Retraining) -> str:
     "The shell's form of `promote_line`."
-    from shlex import quote
-    if not r.promote_line: return ""
-    return f"deploy-assist promote {quote(r.name)} {r.challenger} --reason {quote(f'retrained: {r.difference}')}"
+    return promote_command(r.name, r.challenger, r.why) if r.promote_line else ""
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the page asks for nothing and runs nothing
 
@@ -383,30 +385,27 @@ def _page(r: Retraining) -> str:
 # %% ../nbs/28_retrain.ipynb #rtrn0029
 _NEEDED = ("window", "out")
 
-def _read_notebook(path: Path) -> Any:
+def _python_notebook(path: Path) -> Any:
     "A notebook, which runs in Python when it does not say in what."
-    import nbformat
     if not path.is_file():
         raise ConfigError(f"notebook: there is no {path}; deploy-assist retrain NAME --init writes one to start from")
-    try: nb = nbformat.read(path, 4)
-    except Exception as e:  # whatever nbformat raises for what is no notebook
-        raise ConfigError(f"notebook: {path.name} cannot be read as a notebook ({one_line(e)[:200]})") from None
+    if (nb := read_notebook(path)) is None: raise ConfigError(f"notebook: {path.name} cannot be read as a notebook")
     if not nb.metadata.get("kernelspec", {}).get("name"):
         nb.metadata["kernelspec"] = dict(name="python3", display_name="Python 3", language="python")
     return nb
 
 # %% ../nbs/28_retrain.ipynb #rtrn0c20
-def _inspected(path: Path) -> dict[str, dict]:
+def _asked_for(path: Path) -> dict[str, dict]:
     "The parameters of a training notebook, as papermill finds them. Raises `ConfigError` when it cannot be one."
+    need("papermill", "notebook", "retrains")
     import nbformat
-    pm = need("papermill", "notebook", "retrains")
-    nb = _read_notebook(path)
+    nb = _python_notebook(path)
     if not any("parameters" in (c.metadata.get("tags") or []) for c in nb.cells):
         raise ConfigError(f"notebook: {path.name} has no cell tagged 'parameters', expected one with {' and '.join(_NEEDED)}: "
                           f"deploy-assist retrain NAME --init shows how")
     with tempfile.TemporaryDirectory(prefix="deploy-assist-") as folder:
         nbformat.write(nb, copy := Path(folder) / path.name)
-        known = pm.inspect_notebook(str(copy))
+        known = inspected(copy, "notebook")
     missing = [p for p in _NEEDED if p not in known]
     if missing:
         raise ConfigError(f"notebook: the parameters of {path.name} are {', '.join(known) or 'none'}, expected also "
@@ -423,7 +422,7 @@ def notebook_parameters(
     path: str | Path,  # a training notebook
 ) -> dict[str, Any]:   # name -> default (None when it is no literal)
     "What a training notebook asks for. Raises `ConfigError` when it cannot be one."
-    return _defaults(_inspected(Path(path)))
+    return _defaults(_asked_for(Path(path)))
 
 # %% ../nbs/28_retrain.ipynb #rtrn0032
 def training_notebook(
@@ -462,7 +461,7 @@ def prepare_like(
     y: Any = None,     # (rows,) their labels
     **options,         # of `prepare`: X_test, y_test, edits, ...
 ) -> Release:
-    "`prepare` with the champion's name and with what people set in its schema and its `deploy.toml`."
+    "`prepare` with the champion's name and with what people set in its schema and `deploy.toml`; as ONNX when it is."
     X = X[champion.schema.names] if isinstance(X, pd.DataFrame) and champion.schema.form == "frame" else X
     edits = {c.name: _decided(c) for c in champion.schema.columns}
     for column, changes in (options.pop("edits", None) or {}).items(): edits[column] = edits.get(column, {}) | dict(changes)
@@ -470,6 +469,7 @@ def prepare_like(
     columns = None if champion.schema.form == "frame" else champion.schema.names
     with _as_files(champion.modules) as modules:
         given = dict(name=champion.name, edits=edits, settings=settings, columns=columns, modules=modules,
+                     onnx=None if "model.onnx" in champion.parts else False,
                      trusted=list(untrusted_types(champion.artefact)))
         return prepare(model, X, y, **given | options)
 
@@ -518,7 +518,8 @@ class _Run:
         "For the next retrain and for those who read the history by program."
         d = self.difference
         told = dict(decision=decision, since=self.since.isoformat(), until=self.until.isoformat(), newest=self.newest)
-        return told | self.rows | {k: getattr(d, k) for k in ("metric", "champion", "challenger", "low", "high") if d}
+        return told | self.rows | {k: getattr(d, k) for k in ("metric", "champion", "challenger", "low", "high") if d} | (
+            dict(comparison=str(d)) if d else {})
 
 # %% ../nbs/28_retrain.ipynb #rtrn0039
 def _refuse_task(schema: Schema) -> None:
@@ -610,7 +611,7 @@ def _old_data(run: _Run, given: Any, named: Any, home: Path, label: str, held_ke
 def _copy_for_run(path: Path, to: Path, run: str) -> None:
     "The notebook with one more cell, which is reached only when all others were."
     import nbformat
-    nb = _read_notebook(path)
+    nb = _python_notebook(path)
     last = f"from deploy_assist.report import Done as _Done\n_Done({run!r}, 'trained')"
     nb.cells.append(nbformat.v4.new_code_cell(last, metadata={"tags": ["remove-cell"]}))
     cell = next(c for c in nb.cells if "parameters" in (c.metadata.get("tags") or []))
@@ -744,7 +745,7 @@ def retrain(
     _refuse_task(champion.schema)
     since, until = interval(settings["window"], None, until, datetime.now(UTC))
     path = _notebook_for(name, settings["notebook"])
-    found_in = _inspected(path)
+    found_in = _asked_for(path)
     run = _Run(name, champion, found.version, settings, since, until, began)
     data = data if data is not None else settings["data"] or None
     log = log if isinstance(log, PredictionLog) else PredictionLog(log)

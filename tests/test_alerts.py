@@ -2,11 +2,9 @@
 import email
 import email.policy
 import json
-import signal
+import multiprocessing
 import socketserver
 import ssl
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -127,6 +125,18 @@ def test_some_addressees_are_refused_and_none_is_told_twice(post_office):
     assert row.state == "sent" and "b@example.org" in row.error
 
 
+def test_a_mail_server_that_refuses_is_asked_again(post_office):
+    "It knows neither addressee; later it knows both."
+    post_office.refused = ("example.org>",)
+    s = schedule("m", cron="0 6 * * *", command=says("watch", 10), alerts=post_office.url)
+    run_due(s.next)
+    row, = outbox_rows()
+    assert (row.state, row.attempt, post_office.got) == ("queued", 1, []) and "550" in row.error and "hunter2" not in row.error
+    post_office.refused = ()
+    run_due(s.next + timedelta(minutes=2))
+    assert outbox_rows()[0].state == "sent" and len(post_office.got) == 1
+
+
 def test_a_password_does_not_go_out_in_the_clear(post_office, monkeypatch):
     monkeypatch.setattr("deploy_assist.alerts._is_loopback", lambda host: False)
     with pytest.raises(AlertError, match="offers no TLS"): send(post_office.url, message)
@@ -166,10 +176,10 @@ def test_a_sender_that_was_killed_tells_nobody_twice(hook):
     "kill -9 after the message left and before that was written down: it is not sent again, and the next message says so."
     s = schedule("m", cron="0 6 * * *", command=says("watch", 10), alerts=hook.url)
     hook.free.clear()
-    code = f"from deploy_assist.schedule import run_due; run_due({s.next.isoformat()!r})"
-    sender = subprocess.Popen([sys.executable, "-c", code])
+    sender = multiprocessing.get_context("fork").Process(target=run_due, args=(s.next,))
+    sender.start()
     try: until(lambda: hook.got, "the message leaves")
-    finally: sender.send_signal(signal.SIGKILL); sender.wait(); hook.free.set()
+    finally: sender.kill(); sender.join(); hook.free.set()
     run_due(s.next + timedelta(minutes=5))
     assert [r.state for r in outbox_rows()] == ["sending"], "for all that we know, it is still at it"
     with _engine().begin() as c: c.execute(sa.update(outbox).values(lease_until=datetime.now(UTC) - timedelta(minutes=1)))

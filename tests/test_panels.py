@@ -155,6 +155,8 @@ def test_a_retrain_waits_for_a_person(panel):
     record_retrain("patients", reason="trained on 900 rows; waits for a person", **told)
     panel.refresh()
     assert "waits for a person" in text(panel.promoting.note) and "900 rows" in panel.promoting.parts["reason"].value
+    monitor = monitor_panel("patients")
+    assert "waits for a person" in text(monitor.news) and 'registry_panel("patients")' in text(monitor.news)
     fill(panel.promoting, reason="")
     panel.refresh()
     assert panel.promoting.parts["reason"].value == ""  # offered once

@@ -3,8 +3,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -296,7 +294,11 @@ def test_a_history_that_was_deleted_in_mlflow(two, store):
     assert told[["action", "version", "previous"]].values.tolist() == [["moved", "1", None], ["promote", "2", "1"]]
 
 
-def test_a_full_disk_is_an_error_of_ours(patients, store, monkeypatch):
+@pytest.fixture
+def no_pictures(monkeypatch): monkeypatch.setattr(registry, "_plots", lambda release: {})
+
+
+def test_a_full_disk_is_an_error_of_ours(patients, store, monkeypatch, no_pictures):
     def full(*args): raise OSError(28, "No space left on device")
     monkeypatch.setattr(registry._client(store)._client, "log_model_artifacts", full)
     with pytest.raises(RegistryError, match="No space left"): register(replace(patients, name="large"), uri=store)
@@ -321,7 +323,7 @@ def test_a_model_that_others_registered(store, tmp_path):
 @pytest.mark.parametrize(
     "step", ["log_artifacts", "log_model_artifacts", "create_model_version", "set_registered_model_alias"]
 )
-def test_what_fails_half_way_leaves_no_version(patients, store, monkeypatch, step):
+def test_what_fails_half_way_leaves_no_version(patients, store, monkeypatch, no_pictures, step):
     from mlflow.exceptions import MlflowException
     name, client = f"broken {step}", registry._client(store)._client
     with monkeypatch.context() as m:
@@ -407,42 +409,29 @@ class Server:
             "admin_username = admin\nauthorization_function = "
             "mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 60\n"
         )  # else 0.1 s a call
-        own = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_TRACKING")}
-        env = own | {"MLFLOW_AUTH_CONFIG_PATH": str(folder/"auth.ini"), "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
-                     "MLFLOW_FLASK_SERVER_SECRET_KEY": "test", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--app-name",
-            "basic-auth",
-            "--backend-store-uri",
-            backend,
-            "--workers",
-            "1",
-            "--artifacts-destination",
-            str(folder / "artifacts"),
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
-        self.process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=self.log.open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        env = {"MLFLOW_AUTH_CONFIG_PATH": str(folder/"auth.ini"), "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
+               "MLFLOW_FLASK_SERVER_SECRET_KEY": "test", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        words = ["server", "--app-name", "basic-auth", "--backend-store-uri", backend, "--workers", "1",
+                 "--artifacts-destination", str(folder/"artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+        registry._mlflow()  # the child shares what is imported
+        self.process = multiprocessing.get_context("fork").Process(target=self._run, args=(folder, env, words))
+        self.process.start()
+
+    def _run(self, folder: Path, env: dict, words: list[str]):
+        "The command `mlflow` in a session of its own, which writes into the log."
+        os.setsid(), os.chdir(folder)
+        for name in [k for k in os.environ if k.startswith("MLFLOW_TRACKING")]: del os.environ[name]
+        os.environ.update(env)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for fd in (1, 2): os.dup2(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), fd)
+        from mlflow.cli import cli
+        cli(words, prog_name="mlflow")
 
     def wait(self):
         import requests
         until = time.monotonic() + 180
         while True:
-            if self.process.poll() is not None or time.monotonic() > until:
+            if self.process.exitcode is not None or time.monotonic() > until:
                 pytest.fail(f"mlflow server: {self.log.read_text()[-2000:]}")
             try:
                 if requests.get(f"{self.url}/health", timeout=2).ok: return
@@ -461,8 +450,8 @@ class Server:
     def stop(self):
         try: os.killpg(self.process.pid, signal.SIGTERM)
         except ProcessLookupError: pass
-        try: self.process.wait(15)
-        except subprocess.TimeoutExpired: os.killpg(self.process.pid, signal.SIGKILL), self.process.wait(5)
+        self.process.join(15)
+        if self.process.exitcode is None: os.killpg(self.process.pid, signal.SIGKILL), self.process.join(5)
 
 
 @pytest.fixture(scope="module")

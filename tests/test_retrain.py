@@ -1,7 +1,10 @@
 """Retraining as it happens: a log with labels, a kernel, a registry; and all that goes wrong, which leaves the champion alone."""
+import getpass
 import json
 import os
+import shlex
 import signal
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,13 +14,14 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 from waiting import until
 
-from deploy_assist import ConfigError, PredictionLog, history, load_release, prepare, promote, register
+from deploy_assist import ConfigError, PredictionLog, check, history, load_release, prepare, promote, register
 from deploy_assist.cli import run as command
 from deploy_assist.predictions import Batch, uuid7s
-from deploy_assist.registry import current_version, resolve, retrains, versions
-from deploy_assist.report import Monitor, _mark_retrained, past_reports
+from deploy_assist.registry import current_version, resolve, retrains, versions, waiting
+from deploy_assist.report import Monitor, _mark_retrained, _with_about, past_reports
 from deploy_assist.retrain import RetrainError, _decide, _left_behind, _Run, content_keys, prepare_like, retrain, set_aside
 from deploy_assist.schedule import run_due, schedule
 
@@ -122,15 +126,24 @@ def test_the_schedule_retrains_when_the_report_says_so_and_asks(capsys, tmp_path
     assert made["promote"].replace("'", "&#39;") in shown and "<script" not in shown and len(shown) < 30_000
     ran = nbformat.read(made["notebook"], 4)
     assert all(c.execution_count for c in ran.cells if c.cell_type == "code") and "_Done" not in str(ran)
-    exec(made["promote"], {"promote": promote})
-    assert current_version("ward") == "2"
-    lines = history("ward").iloc[-2:]
-    assert list(lines["action"]) == ["retrain", "promote"] and list(lines["version"]) == ["2", "2"]
-    assert "waits for a person" in lines["reason"].iloc[0] and "700" not in lines["reason"].iloc[0]
     capsys.readouterr()
-    assert command(["retrain", "ward", "--json"]) == 0
+    assert command(["retrain", "ward", "--json"]) == 0  # the next verdict asks again: too early, and version 2 waits all the same
     again = json.loads(capsys.readouterr().out)
     assert again["decision"] == "rejected" and not again["html"] and not again["conditions"][0]["is_met"]
+    assert command(["history", "ward"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1].removeprefix("version 2 waits for a person: ")
+    assert escape(line) in shown, "the page, the history and the next report name one command"
+    monitor = Monitor("ward", pd.DataFrame(), pd.DataFrame(), about={"version": "1"})
+    waits = _with_about(monitor, Path("reports"), datetime.now(UTC), None, None).about["waiting"]
+    assert (waits["version"], waits["command"]) == ("2", line) and "waits for a person" in waits["reason"]
+    assert command(shlex.split(line)[1:]) == 0
+    assert current_version("ward") == "2" and waiting("ward") is None
+    lines = history("ward").iloc[-3:]
+    assert list(lines["action"]) == ["retrain", "retrain", "promote"] and list(lines["version"]) == ["2", None, "2"]
+    assert "waits for a person" in lines["reason"].iloc[0] and "700" not in lines["reason"].iloc[0]
+    assert (lines["who"].iloc[2], lines["reason"].iloc[2]) == (getpass.getuser(), shlex.split(line)[-1])
+    assert "retrained: roc_auc 0." in line and "held-out rows" in line
+    assert command(["schedule", "runs"]) == 0 and "ward (retrain)" in capsys.readouterr().out
     # the next report's cool-down counts from this one
     monitor = Monitor("ward", pd.DataFrame(), pd.DataFrame(), about={"version": "2"})
     assert [d.get("retrained") for d in _mark_retrained(list(past_reports(Path("reports"), "ward")), monitor)] == [True]
@@ -268,7 +281,10 @@ def wrong_for_the_old(X, y):
     return model.fit(X, y.where(X.age <= 77, (X.bp > 120).astype(int)))
 
 
-def test_worse_for_some_and_red_checks_are_no_promotion_whatever_the_policy(world, tmp_path):
+def test_worse_for_some_and_red_checks_are_no_promotion_whatever_the_policy(world, tmp_path, monkeypatch):
+    "The gate is asked about the bundle's size only; all of its checks run where the schedule retrains."
+    gate = sys.modules[check.__module__]
+    monkeypatch.setattr(gate, "CHECKS", {name: gate.CHECKS[name] for name in ("artefact.size", "artefact.types")})
     champion = load_release(resolve("models:/bad@champion").folder)
     X, y = people(700, 1, slope=-0.06)
     known = ~set_aside(content_keys(X), 0.3)

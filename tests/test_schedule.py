@@ -1,6 +1,7 @@
 "Schedules as they fail: killed, late, twice at once, out of time, out of disk, on the days on which the clock changes."
 import ast
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from deploy_assist.schedule import schedule, start
 from deploy_assist.schema import Column, Schema
 
 minute = timedelta(minutes=1)
+fork = multiprocessing.get_context("fork")  # processes that have imported everything already
 program = Path(sys.executable).with_name("deploy-assist")
 
 
@@ -52,24 +54,24 @@ def log(request, tmp_path):
 def test_schedulers_at_once_run_each_window_once(log, tmp_path):
     command = word(before=f"echo {{since}} >> {tmp_path}/ran; sleep 0.1")
     s = schedule("m", cron="0 * * * *", log=log, catch_up="all", command=command)
-    now = (s.next + timedelta(hours=6)).isoformat()
-    code = f"from deploy_assist.schedule import run_due; print(len(run_due({now!r}, log={log!r})))"
-    ps = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    counts = [int(p.communicate(timeout=60)[0]) for p in ps]
+    now, counts = s.next + timedelta(hours=6), fork.SimpleQueue()
+    ps = [fork.Process(target=lambda: counts.put(len(run_due(now, log=log)))) for _ in range(2)]
+    for p in ps: p.start()
+    for p in ps: p.join(60)
     ran = (tmp_path / "ran").read_text().split()
-    assert sum(counts) == len(ran) == len(set(ran)) == 7 and (runs("m", log=log)["state"] == "done").all()
+    assert counts.get() + counts.get() == len(ran) == len(set(ran)) == 7 and (runs("m", log=log)["state"] == "done").all()
 
 
 def test_a_killed_scheduler_is_replaced(log, tmp_path):
     command = word(before=f"echo $$ >> {tmp_path}/pids; [ -e {tmp_path}/go ] || sleep 60")
     s = schedule("m", cron="0 6 * * *", log=log, command=command)
     now, pids = s.next, tmp_path / "pids"
-    code = f"from deploy_assist.schedule import run_due; run_due({now.isoformat()!r}, log={log!r})"
-    first = subprocess.Popen([sys.executable, "-c", code])
+    first = fork.Process(target=run_due, args=(now,), kwargs=dict(log=log))
+    first.start()
     until(lambda: pids.exists() and pids.read_text().strip(), "the run")
     assert run_due(now, log=log) == []  # the lease is held
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.kill()
+    first.join()
     until(lambda: is_gone(int(pids.read_text().split()[0])), "the run to end with its scheduler")
     (tmp_path / "go").touch()
     assert run_due(now, log=log) == []
@@ -128,9 +130,16 @@ def test_the_oldest_reports_go_and_the_newest_stays(tmp_path, limit):
     (tmp_path / "deploy.toml").write_text(f"[reports]\n{limit}\n")
     page = 'head -c 700000 /dev/zero > "$0/v.html"'
     s = schedule("m", cron="0 * * * *", command=word(before=page), catch_up="all")
+    (decided := tmp_path / "retrains").mkdir()
+    for t in (s.next + timedelta(hours=h) for h in range(-1, 4)):
+        (decided / f"m-{t:%Y%m%dT%H%M%S}_000007Z.html").write_bytes(bytes(700_000))
+        for name in (f"m-{t:%Y%m%dT%H%M%S}_000007Z.json", f"m-b-{t:%Y%m%dT%H%M%S}Z.json"): (decided / name).touch()
     assert len(run_due(s.next + timedelta(hours=4))) == 5
     left = sorted(p.name for p in (tmp_path / "reports").iterdir())
     newest = [f"m-{t:%Y%m%dT%H%M%S}Z" for t in (s.next + timedelta(hours=h) for h in (2, 3))]
+    kept = [f"{at[:-1]}_000007Z.{ending}" for at in newest for ending in ("html", "json")]
+    assert sorted(p.name for p in decided.glob("m-2*")) == kept, "what retrains decided is kept by the same rule"
+    assert len(list(decided.glob("m-b-*"))) == 5, "another model's is its own schedule's business"
     assert left == ["index.html", *(f"{at}.{ending}" for at in newest for ending in ("html", "json"))]
     listed = (tmp_path / "reports" / "index.html").read_text()
     assert f"{newest[-1][:-1]}" in listed and f"m-{s.next:%Y%m%dT%H%M%S}" not in listed, "it lists what is still there"
@@ -347,3 +356,6 @@ def test_the_command_line(capfd, tmp_path):
     wrong = ("run",), ("add", "m", "--cron", "x"), ("run", "m", "--window-start", "2026-01-01T00:01Z"), ("remove", "nothing")
     assert [sh("schedule", *words)[0] for words in wrong] == [2] * 4
     assert sh("schedule", "remove", made["id"])[0] == 0
+    code, out, _ = sh("schedule", "add", "mm", "--cron", "0 6 * * *", "--window", "7d")  # nobody registered that yet
+    assert code == 0 and "note: 'mm' has no champion in the registry (there is no registry yet" in out
+    assert "  7d  next" in sh("schedule", "list")[1]
