@@ -334,10 +334,12 @@ def said_truth_of_each(page, said, expected, log) -> None:
 
 @contextlib.contextmanager
 def proxy(port: int, prefix: str):
-    "A reverse proxy on loopback that takes `prefix` away, byte for byte otherwise; gives its port."
-    async def pump(reader, writer):
+    """A reverse proxy on loopback that takes `prefix` away, byte for byte otherwise; gives its port. What comes as a stream
+    of events passes a moment later than other answers, as it may with several processes and connections."""
+    async def pump(reader, writer, late_s=0.0):
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if late_s: await asyncio.sleep(late_s)
                 writer.write(data)
                 await writer.drain()
         writer.close()
@@ -353,7 +355,8 @@ def proxy(port: int, prefix: str):
             head = f"{verb} {path.removeprefix(prefix) or '/'} {rest}"
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
             to_writer.write(head.encode("latin-1"))
-            await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
+            late_s = 0.3 if "/queue/data" in path else 0.0
+            await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer, late_s))
 
     async def main():
         server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
