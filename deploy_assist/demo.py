@@ -206,6 +206,7 @@ def _e(x: Any) -> str: return html.escape(str(x))
 def _bars(classes: Sequence, probabilities: Sequence[float], most: int = 10) -> str:
     "Classes with their probabilities, likeliest first, as bars with figures."
     ranked = sorted(zip(classes, probabilities), key=lambda cp: -cp[1])
+    most = min(most, max(3, sum(p >= 5e-4 for _, p in ranked)))  # no list of 0.0%
     rows = "".join(
         f'<li><span class="da-name">{_e(c)}</span><span class="da-track" aria-hidden="true"><span '
         f'style="width:{100 * p:.1f}%"></span></span>'
@@ -264,7 +265,7 @@ def answer_html(
     ids = answer.get("prediction_ids") or [None]
     small = " · ".join(filter(None, (_e(said), f"prediction id <code>{_e(ids[0])}</code>" if ids[0] else "")))
     head = "predictions" if many else "prediction"
-    return f'<section class="da-answer" role="status"><h3>{head}</h3>{body}<p class="da-small">{small}</p></section>'
+    return f'<section class="da-answer"><h3>{head}</h3>{body}<p class="da-small">{small}</p></section>'
 
 # %% ../nbs/23_demo.ipynb #9eb7290a
 def refusal_html(error: Exception) -> str:
@@ -491,7 +492,7 @@ def why_html(what: str, is_number: bool, here: Any, found: Sequence[Mapping], mo
     if not found:
         return (
             '<section class="da-why"><h3>Why</h3><p>Every value is typical, or none changes the answer '
-            "alone.</p></section>"
+            "alone. Change some, or try a real row.</p></section>"
         )
     top = max(abs(e["change"]) for e in found)
     def one(e):
@@ -721,7 +722,7 @@ def read_table(
     except Exception as e:
         raise SchemaError(
             f"{path.name}: cannot be read as a table ({type(e).__name__}: {' '.join(str(e).split())[:200]}), "
-            f"expected CSV or Parquet"
+            f"expected Parquet, or CSV in UTF-8 with commas (in Excel: CSV UTF-8)"
         ) from None
     missing = [n for n in schema.names if n not in table]
     if missing:
@@ -747,20 +748,15 @@ def read_table(
 # %% ../nbs/23_demo.ipynb #1c77752c
 def wrong_cells(schema: Schema, rows: Sequence[Mapping]) -> list[dict]:
     "Every wrong cell of a table, not only the first hundred: row (from 0), column, got, expected."
-    found: list[dict] = []
-    left = list(range(len(rows)))
-    while left:
-        part, left = left[:5000], left[5000:]
-        while part:
-            try: schema.check([rows[i] for i in part])
-            except SchemaError as e:
-                found += [x | {"row": part[x["row"]]} for x in e.errors]
-                bad = {x["row"] for x in e.errors}
-                if len(e.errors) < MOST_ERRORS: break
-                last = max(bad)  # its later cells may have been cut off: it is looked at again
-                found = [x for x in found if x["row"] != part[last]] if len(bad) > 1 else found
-                part = [i for k, i in enumerate(part) if k not in bad or (k == last and len(bad) > 1)]
-            else: break
+    def look(first, end):
+        try: schema.check(rows[first:end])
+        except SchemaError as e: return [x | {"row": first + x["row"]} for x in e.errors]
+        return []
+    found, few = [], max(1, MOST_ERRORS // len(schema))  # rows of which no wrong cell is cut off
+    for at in range(0, len(rows), 5000):
+        end = min(at + 5000, len(rows))
+        part = look(at, end)
+        found += part if len(part) < MOST_ERRORS else [x for k in range(at, end, few) for x in look(k, min(k + few, end))]
     return sorted(found, key=lambda x: x["row"])
 
 # %% ../nbs/23_demo.ipynb #623494aa
@@ -773,14 +769,15 @@ def predict_table(
     "Predict every good row of a table; bad rows are named and left without an answer."
     schema = predictor.schema
     table, rows, unknown = read_table(path, schema)
+    if progress: progress(0, len(rows))
     wrong = wrong_cells(schema, rows)
     bad = {x["row"] for x in wrong}
     good = [i for i in range(len(rows)) if i not in bad]
     new: dict[str, list] = {}
     def put(name, i, v): new.setdefault(name, [None] * len(rows))[i] = v
     for at in range(0, len(good), chunk):
-        part = good[at: at + chunk]
-        answer = predictor.predict([rows[i] for i in part], source="demo")
+        part, answer, refused = _answered(predictor, rows, good[at: at + chunk])
+        wrong += refused
         for k, i in enumerate(part):
             value = answer["predictions"][k]
             if len(schema.outputs) > 1:
@@ -789,7 +786,8 @@ def predict_table(
             if answer.get("probabilities"):
                 for c, p in zip(answer["classes"], answer["probabilities"][k]): put(f"probability of {c}", i, p)
             if answer.get("prediction_ids"): put("prediction_id", i, answer["prediction_ids"][k])
-        if progress: progress(at + len(part), len(good))
+        if progress: progress(min(at + chunk, len(good)), len(good))
+    wrong.sort(key=lambda x: x["row"])
     for x in wrong:
         put(
             "problem",
@@ -809,6 +807,17 @@ def predict_table(
         while name in out: name += "_"
         out[name] = values
     return out, wrong, unknown
+
+def _answered(predictor: Any, rows: Sequence[Mapping], part: list[int]) -> tuple[list[int], dict, list[dict]]:
+    "Rows with their answer, and the cells that only the model could refuse: its numbers would overflow."
+    refused: list[dict] = []
+    while part:
+        try: return part, predictor.predict([rows[i] for i in part], source="demo"), refused
+        except SchemaError as e:
+            if not e.errors or any(x["row"] is None for x in e.errors): raise
+            refused += [x | {"row": part[x["row"]]} for x in e.errors]
+            part = [i for i in part if i not in {x["row"] for x in refused}]
+    return [], {}, refused
 
 # %% ../nbs/23_demo.ipynb #c15eee61
 def snippets(
@@ -914,7 +923,7 @@ CSS = """
 .da-fields [data-testid="block-info"] {white-space: normal; overflow-wrap: anywhere}
 .da-predict {display: grid !important; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); grid-template-rows: auto 1fr; gap: var(--layout-gap)}
 .da-predict > * {min-width: 0 !important} .da-predict > :nth-child(2) {grid-column: 2; grid-row: 1 / span 2; position: sticky; top: 12px; align-self: start}
-.gradio-container {overflow: clip !important} .da-go {position: sticky; bottom: 8px; z-index: 6} .dark .cm-content span {color: var(--body-text-color) !important} .da-predict > :nth-child(3) {grid-column: 1}
+.gradio-container {overflow: clip !important} .da-go {position: sticky; bottom: 8px; z-index: 6} .cm-content span {color: var(--body-text-color) !important} .cm-scroller {min-height: 0 !important} .da-predict > :nth-child(3) {grid-column: 1}
 @media (max-width: 800px) {.da-predict {grid-template-columns: minmax(0, 1fr)} .da-predict > :nth-child(n) {grid-column: 1; grid-row: auto; position: static}}
 .block:has(> .html-container) > .html-container, #answer, #why, #what-if, #thanks {padding: 0 !important}
 #thanks:not(:has(p)) {display: none}
@@ -955,6 +964,7 @@ CSS = """
 .da-line {fill: none; stroke: var(--color-accent); stroke-width: 2.2} .da-dot {fill: var(--color-accent); stroke: var(--block-background-fill); stroke-width: 2}
 .da-axis, .da-cross {stroke: var(--body-text-color-subdued); stroke-width: 1} .da-cross {stroke-dasharray: 3 3} .da-band {fill: var(--border-color-primary); opacity: .55}
 .da-scroll, .da-examples {overflow-x: auto; max-width: 100%; min-width: 0 !important}
+.gradio-container :is(input, textarea, button, td, canvas, a, [tabindex]):focus-visible {outline: 2px solid var(--color-accent) !important; outline-offset: 1px}
 .da-examples td {white-space: nowrap; max-width: 15rem; overflow: hidden; text-overflow: ellipsis} .da-examples td * {white-space: nowrap}
 .da-card table, .da-card tr {border: 0 !important} .da-card table {border-collapse: collapse; margin: .3rem 0 1rem} .da-card :is(td, th) {text-align: left; padding: .25rem .9rem .25rem 0;
   vertical-align: top; border: 0; border-bottom: 1px solid var(--border-color-primary)} .da-card thead th {color: var(--body-text-color-subdued)}
@@ -1044,7 +1054,7 @@ class _Page:
         self.drawn = self._side = _Side(champion_of(source))
         predictor, self.schema, self.release = self.drawn.predictor, self.drawn.schema, self.drawn.release
         self.name = title or getattr(predictor, "name", None) or "model"
-        self.endpoint, self.card = endpoint or (predictor.url if isinstance(predictor, Remote) else None), card
+        self.endpoint, self.card = endpoint or (predictor.url if isinstance(predictor, Remote) else None), (card,) if isinstance(card, str) else card
         self.key = key or bool(getattr(predictor, "key", None))
         self.start, self.picture = start_values(self.schema), picture_of(self.schema)
         self.examples = example_rows(self.release) if self.release else []
@@ -1263,7 +1273,7 @@ def _feedback_part(page: _Page, asked) -> Callable:
     def ready(asked): return gr.update(visible=bool(asked)), shut, shut, "", *([None] * len(truths)), ""
     return lambda event: event.then(ready, [asked], [bar, question, more, thanks, *truths, comment], **page.latest)
 
-def _thanks(said: str) -> str: return f'<p role="status">{_e(said)}</p>'
+def _thanks(said: str) -> str: return f'<p>{_e(said)}</p>'
 
 # %% ../nbs/23_demo.ipynb #e93b1a57
 def _why_part(page: _Page, asked) -> Callable:
@@ -1365,6 +1375,7 @@ def _predict_tab(page: _Page) -> None:
             page.inputs,
             [answer, asked],
             show_progress_on=answer,
+            trigger_mode="always_last",
             **page.private,
         )
     )
@@ -1378,7 +1389,7 @@ def _example_table(page: _Page):
     "Real rows; a click fills the fields and predicts."
     gr = _gradio()
     if page.picture:
-        texts = [_thumb(page, row) for row in page.examples]
+        texts = [_thumb(page, row, f"real picture {i}") for i, row in enumerate(page.examples, 1)]
         return gr.Dataset(
             components=["html"],
             samples=[[t] for t in texts],
@@ -1397,7 +1408,7 @@ def _example_table(page: _Page):
             samples=[[shown(row[n], 40 if len(names) > 2 else 90) for n in names] for row in page.examples],
         )
 
-def _thumb(page: _Page, row: Mapping) -> str:
+def _thumb(page: _Page, row: Mapping, name: str) -> str:
     h, w = page.picture
     top = max((c.maximum or 0) for c in page.schema.columns) or 1
     cells = "".join(
@@ -1407,7 +1418,7 @@ def _thumb(page: _Page, row: Mapping) -> str:
         if row[n] > 0
     )
     return (
-        f'<svg viewBox="0 0 {w} {h}" width="56" height="56" role="img" aria-label="a picture" '
+        f'<svg viewBox="0 0 {w} {h}" width="56" height="56" role="img" aria-label="{name}" '
         f'style="background:#000;border-radius:4px">{cells}</svg>'
     )
 
@@ -1429,7 +1440,7 @@ def linked_row(
 ) -> dict:             # only cells that the schema allows
     "What a link carries; anything that the schema would refuse is left out."
     try: given = json.loads(text or "{}")
-    except ValueError: return {}
+    except (ValueError, RecursionError): return {}
     if not isinstance(given, dict): return {}
     start = schema.example()[0]
     def fits(name, value):
@@ -1451,7 +1462,7 @@ def _link_part(page: _Page) -> None:
     make.click(to_link, [here, *page.inputs], link, js=_HERE, **page.quiet)
 
 def _load_part(page: _Page, blocks: Any) -> None:
-    "Fill the inputs from the page's address; name the boxes that Gradio leaves without the column's name (sliders, dates)."
+    "Fill the inputs from the page's address; name what Gradio leaves without the column's name; Enter predicts."
     gr = _gradio()
     def load(request):
         row = linked_row(page.schema, request.query_params.get("inputs")) if request else {}
@@ -1461,14 +1472,24 @@ def _load_part(page: _Page, blocks: Any) -> None:
     load.__annotations__["request"] = gr.Request
     blocks.load(load, None, page.inputs, js=_LABELS_JS, **page.quiet)
 
-_LABELS_JS = """() => { const name = () => document.querySelectorAll('.da-fields input[type=range]').forEach(r => { const block = r.closest('.block');
-  const label = block && block.querySelector('[data-testid="block-info"]'), number = block && block.querySelector('input[type=number]');
-  if (label && number) { number.setAttribute('aria-label', label.textContent.trim()); r.setAttribute('aria-label', label.textContent.trim() + ', slider'); } });
-  const dates = () => document.querySelectorAll('.da-fields input.time').forEach(t => { const block = t.closest('.block'), label = block.querySelector('[data-testid="block-info"]'),
-  button = block.querySelector('button.calendar'); if (label) { t.setAttribute('aria-label', label.textContent.trim()); if (button) button.setAttribute('aria-label', 'calendar for ' + label.textContent.trim()); } });
-  const lines = () => document.querySelectorAll('.da-fields textarea, .da-fields input[type=text]:not(.time)').forEach(t => { const block = t.closest('.block'),
-  label = block && block.querySelector('[data-testid="block-info"]'); if (label && !t.getAttribute('aria-label')) t.setAttribute('aria-label', label.textContent.trim()); });
-  const all = () => { name(); dates(); lines(); }; all(); for (const ms of [200, 600, 1500, 4000]) setTimeout(all, ms); return []; }"""
+_LABELS_JS = """() => { const each = (what, act) => document.querySelectorAll(what).forEach(e => { const block = e.closest('.block'),
+    label = block && (block.querySelector('[data-testid="block-info"]') || block.querySelector('label')); if (label && label.textContent.trim()) act(e, label.textContent.trim(), block); });
+  const name = (e, text) => { if (e && e.getAttribute('aria-label') !== text) e.setAttribute('aria-label', text); };
+  const all = () => {
+    each('.da-fields input[type=range]', (r, text, block) => { name(r, text + ', slider'); name(block.querySelector('input[type=number]'), text);
+      name(block.querySelector('button.reset-button'), 'Reset ' + text); });
+    each('.da-fields input.time', (t, text, block) => { name(t, text); name(block.querySelector('button.calendar'), 'calendar for ' + text); });
+    each('.da-fields textarea, .da-fields input[type=text]:not(.time)', name);
+    each('.cm-scroller', name);
+    for (const id of ['answer', 'thanks']) { const e = document.getElementById(id); if (e && !e.role) { e.role = 'status'; e.ariaAtomic = 'true'; } } };
+  let due = 0;  // boxes come when their tab or their group is opened
+  new MutationObserver(() => {
+    document.querySelectorAll('ul.options:not([tabindex])').forEach(list => { list.tabIndex = -1; });  // Tab would stop at a list that scrolls
+    due ||= setTimeout(() => { due = 0; all(); }, 100); }).observe(document.body, {childList: true, subtree: true});
+  document.addEventListener('keydown', e => { if (e.key !== 'Enter' || !e.target.closest('.da-fields')) return;
+    if (e.target.matches('input.time') || (e.target.type === 'number' && e.target.closest('.block').querySelector('input[type=range]'))
+        || (e.target.matches('textarea') && (e.ctrlKey || e.metaKey))) setTimeout(() => document.querySelector('.da-go button').click(), 50); });
+  all(); return []; }"""
 
 # %% ../nbs/23_demo.ipynb #a32fd07f
 def _table_tab(page: _Page) -> None:
@@ -1493,6 +1514,7 @@ def _table_tab(page: _Page) -> None:
         if not path:
             return refusal_html(DemoError("Choose a file first.")), gr.update(visible=False), gr.update(visible=False)
         try:
+            progress(0, desc="reading the table")
             out, wrong, unknown, to = predicted(path, lambda done, n: progress((done, n), unit="rows"))
         except SchemaError as e:
             return refusal_html(e), gr.update(visible=False), gr.update(visible=False)
@@ -1578,12 +1600,14 @@ def _card_tab(page: _Page, tab) -> None:
     gr = _gradio()
     box = gr.HTML("")
     def write(request):
-        if page.card is not True and getattr(request, "username", None) not in page.card:
-            return "<p>The model card is not shown to this user.</p>"
+        if not _may_see_card(page, request): return "<p>The model card is not shown to this user.</p>"
         now = page.now
         return card_html(now.release, getattr(now.predictor, "info", None))
     write.__annotations__["request"] = gr.Request
     tab.select(write, None, box, **page.latest)
+
+def _may_see_card(page: _Page, request: Any) -> bool:
+    return page.card is True or getattr(request, "username", None) in page.card
 
 # %% ../nbs/23_demo.ipynb #5dc3edb2
 MOST_AT_ONCE = 8  # threads of one page: more visitors wait their turn
@@ -1607,7 +1631,11 @@ def build_demo(
             with gr.Tab("Table"): _table_tab(page)
             with gr.Tab("API") as tab: _api_tab(page, tab)
             if page.release and card:
-                with gr.Tab("Model card") as tab: _card_tab(page, tab)
+                with gr.Tab("Model card", visible=card is True) as tab: _card_tab(page, tab)
+                if card is not True:  # the tab comes for those who may
+                    def show(request): return gr.update(visible=_may_see_card(page, request))
+                    show.__annotations__["request"] = gr.Request
+                    blocks.load(show, None, tab, **page.quiet)
         if _takes_feedback(page.drawn.predictor):
             gr.HTML('<p class="da-note">What is entered here is kept in the prediction log, marked as demo.</p>')
             _feedback_api(page)
