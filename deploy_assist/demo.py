@@ -1484,7 +1484,7 @@ _LABELS_JS = """() => { const each = (what, act) => document.querySelectorAll(wh
     for (const id of ['answer', 'thanks']) { const e = document.getElementById(id); if (e && !e.role) { e.role = 'status'; e.ariaAtomic = 'true'; } } };
   let due = 0;  // boxes come when their tab or their group is opened
   new MutationObserver(() => {
-    document.querySelectorAll('ul.options:not([tabindex])').forEach(list => { list.tabIndex = -1; });  // Tab would stop at a list that scrolls
+    document.querySelectorAll('[role=listbox]:not([tabindex])').forEach(list => { list.tabIndex = -1; list.ariaLabel = 'choices'; });  // Tab would stop at one that scrolls
     due ||= setTimeout(() => { due = 0; all(); }, 100); }).observe(document.body, {childList: true, subtree: true});
   document.addEventListener('keydown', e => { if (e.key !== 'Enter' || !e.target.closest('.da-fields')) return;
     if (e.target.matches('input.time') || (e.target.type === 'number' && e.target.closest('.block').querySelector('input[type=range]'))
