@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pandas as pd
@@ -27,6 +29,7 @@ from sklearn.preprocessing import OneHotEncoder
 from deploy_assist import ConfigError, PredictionLog, demo, prepare, promote, register, serve
 from deploy_assist import cli
 from deploy_assist.demo import link_to, snippets
+from deploy_assist.predictor import Predictor
 
 KEY = "a-key-of-the-tests"
 gradio_client = pytest.importorskip("gradio_client", reason='no gradio: pip install "deploy_assist[notebook]"')
@@ -229,6 +232,45 @@ def choose(page, label: str, option: str) -> None:
     page.get_by_role("option", name=option, exact=True).click()
 
 
+def unnamed(page) -> list[str]:
+    "What can be reached with the keyboard and has no name, in Chromium's accessibility tree; and what lacks a column's name."
+    page.wait_for_timeout(300)  # what has just come is named within 0.1 s
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    def said(node, what): return str(node.get(what, {}).get("value", ""))
+    def is_reached(node): return any(p["name"] == "focusable" and p["value"]["value"] for p in node.get("properties", ()))
+    reached = [n for n in nodes if not n["ignored"] and is_reached(n) and said(n, "role") != "RootWebArea"]
+    named_alike = ("", "Reset to default value")
+    return [f"{said(n, 'role')} {said(n, 'description')}" for n in reached if said(n, "name").strip() in named_alike]
+
+
+def test_the_keyboard_is_enough_and_everything_has_a_name(mixed, places, page):
+    release, shown = mixed
+    def count(): return len(places[1].window("bookings"))
+    page.goto(shown.url)
+    page.get_by_role("slider", name="rating, slider").wait_for()
+    reached, before = [""], count()
+    while reached[-1] != "Reset" and len(reached) < 40:
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate("""(e => [e.ariaLabel || e.labels?.[0]?.innerText || e.innerText,
+            getComputedStyle(e).outlineStyle])(document.activeElement)""")
+        reached.append(name.strip())
+        assert outline == "solid", f"nobody sees where the focus is: {reached}"
+    assert [name for name in reached if name in release.schema.names] == release.schema.names, reached
+    keys = dict(nights="Enter", email="Enter", booked="Enter", wish="Control+Enter")
+    for done, (name, key) in enumerate(keys.items(), 1):
+        page.get_by_label(name, exact=True).first.press(key)
+        until(lambda n=before + done: count() == n, f"{key} in {name}")
+    page.locator("#answer[role=status] .da-answer").wait_for()  # read aloud: the place was there before its text
+    page.get_by_label("arrival", exact=True).first.fill("")
+    page.get_by_label("arrival", exact=True).first.press("Enter")
+    page.locator("#answer").get_by_role("alert").wait_for()
+    assert unnamed(page) == []
+    for tab in ("Table", "API", "Model card"):
+        page.get_by_role("tab", name=tab).click()
+        if tab == "API": page.locator(".cm-content", has_text="curl").first.wait_for()
+        assert unnamed(page) == [], tab
+
+
 def test_every_kind_of_field_a_table_and_feedback(mixed, places, page, tmp_path):
     release, shown = mixed
     row = release.schema.rows(release.X_test[release.X_test.breakfast].iloc[:1])[0] | dict(
@@ -332,12 +374,64 @@ def said_truth_of_each(page, said, expected, log) -> None:
     assert list(json.loads(label) if isinstance(label, str) else label) == [300, 90, 80.5]
 
 
+class Held:
+    "A predictor that answers the parts of a table when it is told."
+    def __init__(self, predictor): self.predictor, self.go = predictor, threading.Semaphore(0)
+    def __getattr__(self, name): return getattr(self.predictor, name)
+
+    def predict(self, rows, **how):
+        assert self.go.acquire(timeout=60)
+        return self.predictor.predict(rows, **how)
+
+
+def enter(page, user: str, password: str) -> None:
+    "Log in."
+    page.locator("input").first.fill(user)
+    page.locator("input[type=password]").fill(password)
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Predict", exact=True).wait_for()
+
+
+def test_a_long_table_shows_how_far_it_is_and_the_card_is_for_named_users(quoted, new_page, tmp_path):
+    release, (page, other) = quoted[0], (new_page(), new_page())
+    rows = pd.DataFrame(release.schema.rows(release.X_test.iloc[:1]) * 4100)
+    rows.to_parquet(tmp_path / "long.parquet")
+    held = Held(Predictor(release, None))
+    with demo(held, auth=[("ada", "a"), ("bob", "b")], card=["ada"]) as running:
+        page.goto(running.url)
+        enter(page, "ada", "a")
+        page.get_by_role("tab", name="Table").click()
+        page.locator("input[type=file]").last.set_input_files(tmp_path / "long.parquet")
+        page.get_by_label("long.parquet").wait_for()
+        press(page, "Predict the table")
+        for done, share in (("0", 0), ("2k", 49), ("4k", 98)):
+            bar = page.locator(f"#table-said [role=progressbar][aria-valuetext='{done} / 4.1k rows']")
+            bar.wait_for()
+            assert abs(int(bar.get_attribute("aria-valuenow")) - share) <= 1
+            held.go.release()
+        page.locator("#table-said", has_text="4,100 of 4,100 rows predicted").wait_for()
+        page.get_by_role("tab", name="Model card").click()
+        page.locator(".da-card", has_text="Measured on rows").wait_for()
+        other.goto(running.url)
+        enter(other, "bob", "b")
+        assert not other.get_by_role("tab", name="Model card").count()
+        said = other.evaluate("""async () => {  // all that a choice on the page asks for: the card too
+            const config = await (await fetch('config')).json(), out = [], headers = {'Content-Type': 'application/json'};
+            for (const d of config.dependencies.filter(d => d.targets.some(t => t[1] == 'select') && !d.inputs.length)) {
+                const body = JSON.stringify({data: [], fn_index: d.id, session_hash: 'x'});
+                out.push(await (await fetch('gradio_api/run/predict', {method: 'POST', headers, body})).text()); }
+            return out.join(); }""")
+        assert "not shown to this user" in said and "da-card" not in said
+
+
 @contextlib.contextmanager
 def proxy(port: int, prefix: str):
-    "A reverse proxy on loopback that takes `prefix` away, byte for byte otherwise; gives its port."
-    async def pump(reader, writer):
+    """A reverse proxy on loopback that takes `prefix` away, byte for byte otherwise; gives its port. What comes as a stream
+    of events passes a moment later than other answers, as it may with several processes and connections."""
+    async def pump(reader, writer, late_s=0.0):
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if late_s: await asyncio.sleep(late_s)
                 writer.write(data)
                 await writer.drain()
         writer.close()
@@ -353,7 +447,8 @@ def proxy(port: int, prefix: str):
             head = f"{verb} {path.removeprefix(prefix) or '/'} {rest}"
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
             to_writer.write(head.encode("latin-1"))
-            await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
+            late_s = 0.3 if "/queue/data" in path else 0.0
+            await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer, late_s))
 
     async def main():
         server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
@@ -393,9 +488,7 @@ def test_below_two_workers_behind_a_proxy_with_a_login_it_follows_the_alias(plac
           proxy(int(endpoint.url.split(":")[2].split("/")[0]), prefix) as port):
         at = f"http://127.0.0.1:{port}{prefix}/demo"
         page.goto(at)
-        page.locator("input").first.fill("ada")
-        page.locator("input[type=password]").fill(KEY)
-        page.keyboard.press("Enter")
+        enter(page, "ada", KEY)
         press(page)
         answered(page, "version 1")
         page.get_by_role("tab", name="API").click()
@@ -427,4 +520,26 @@ def test_below_two_workers_behind_a_proxy_with_a_login_it_follows_the_alias(plac
         finally: caller.close()
         assert said["model"]["version"] == "3" and said["prediction"] == made[2].predict(
             pd.DataFrame(dict(bmi=[31.0], age=[50], height=[170.0])))[0]
-    assert not [line for line in endpoint.logs().splitlines() if json.loads(line)["level"] == "error"], endpoint.logs()
+        assert not [line for line in endpoint.logs().splitlines() if json.loads(line)["level"] == "error"], endpoint.logs()
+        the_page_comes_back_when_its_process_was_killed(endpoint, at, page)
+
+
+def the_page_comes_back_when_its_process_was_killed(endpoint, at, page) -> None:
+    "Meanwhile it says so, and predictions are answered."
+    def status(url, **more):
+        try:
+            with urlopen(Request(url, **more)) as answer: return answer.status, ""
+        except HTTPError as e: return e.code, e.read().decode()
+    def asked():
+        body = json.dumps({"rows": [dict(bmi=31.0, age=50, height=170.0)]}).encode()
+        return status(f"{endpoint.url}/predict", data=body,
+                      headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"})[0]
+    workers = Path(f"/proc/{endpoint._process.pid}/task/{endpoint._process.pid}/children").read_text().split()
+    os.kill(max(map(int, workers)), signal.SIGKILL)  # the page's is started last
+    code, said = until(lambda: (got := status(f"{at}/"))[0] != 200 and got, "a refusal")
+    assert (code, asked()) == (503, 200) and "being started again" in said
+    until(lambda: status(f"{at}/")[0] == 200, "the page", 60)
+    page.goto(at)
+    enter(page, "ada", KEY)
+    press(page)
+    answered(page, "version 3")
