@@ -224,7 +224,8 @@ export default { render({ model, el }) {
     r.counts.forEach((n, i) => { const bar = document.createElementNS(ns, "rect"), h = n ? Math.max(22 * n / most, .8) : 0;
       for (const [k, v] of Object.entries({ x: i * step, y: 22 - h, width: step - 1, height: h })) bar.setAttribute(k, v); svg.append(bar) });
     const title = document.createElementNS(ns, "title"); title.textContent = r.title; svg.append(title); return svg };
-  const fill = (b, r) => b.replaceChildren(make("span", "da-sign", "\u203a"), make("span", "da-c-name", r.name), picture(r),
+  const sign = () => { const s = make("span", "da-sign", "\u203a"); s.setAttribute("aria-hidden", "true"); return s };
+  const fill = (b, r) => b.replaceChildren(sign(), make("span", "da-c-name", r.name), picture(r),
     make("span", "da-c-type", r.set.unit ? `${r.set.type}, ${r.set.unit}` : r.set.type), make("span", "da-c-seen", r.seen), make("span", "da-c-note", r.note));
   const form = (r, row) => {
     const box = make("div", "da-colform"), said = make("div", "da-error"); said.setAttribute("role", "alert"); said.hidden = true;
@@ -248,8 +249,8 @@ export default { render({ model, el }) {
     const said = model.get("said"), bad = said.column === r.name ? said.text : "";
     row.said.textContent = bad; row.said.hidden = !bad; row.undo.hidden = !r.edited;
     for (const [key, part] of Object.entries(row.parts)) if (part.type === "checkbox") part.checked = r.set[key];
-      else if (!(bad && said.key === key)) part.value = r.set[key] ?? "";
-      else part.setAttribute("aria-invalid", "true") };
+      else { part.toggleAttribute("aria-invalid", false); if (!(bad && said.key === key)) part.value = r.set[key] ?? "";
+        else part.setAttribute("aria-invalid", "true") } };
   const draw = () => {
     const rows = model.get("rows").filter(r => (r.name + " " + r.set.type + " " + r.note).toLowerCase().includes(wanted)), all = model.get("rows").length;
     page = Math.max(0, Math.min(page, Math.ceil(rows.length / per) - 1));
@@ -326,9 +327,9 @@ class ContractEditor:
         known = [c.sensitivity for c in self.learnt.columns if c.sensitivity and c.sensitivity not in _sensitive]
         more = [(s, s) for s in dict.fromkeys(known)]
         choices = _choices | dict(sensitivity=_choices["sensitivity"] + more)
-        self.box = named(_column_table()(choices={k: [list(c) for c in v] for k, v in choices.items()}), "da-contract")
+        self.box = _column_table()(choices={k: [list(c) for c in v] for k, v in choices.items()}, rows=self.rows(),
+                                   _dom_classes=["da-contract"])
         self.box.on_msg(lambda table, said, buffers: self.edit(said["column"], said["key"], said["value"]))
-        self.draw()
 
     @property
     def error(self) -> str: return self.box.said.get("text", "")
@@ -341,7 +342,7 @@ class ContractEditor:
         return dict(name=c.name, counts=counts, title=title, seen=_observed(c), note=_rule(c, is_edited), edited=is_edited,
                     asks=_asks(c), set={k: "" if v is None else v for k, v in shown.items()})
 
-    def draw(self) -> None: self.box.rows = [self.row(c) for c in edited(self.learnt, self.value).columns]
+    def rows(self) -> list[dict]: return [self.row(c) for c in edited(self.learnt, self.value).columns]
 
     def edit(
         self,
@@ -361,7 +362,7 @@ class ContractEditor:
             self.box.said = dict(column=column, key=key, text=str(e))
             return
         self.box.said, self.value = {}, after
-        self.draw(); self.changed()
+        self.box.rows = self.rows(); self.changed()
 
 def _read(key: str, value: Any, column: Column) -> Any:
     "What was typed as the schema takes it."
@@ -588,6 +589,7 @@ class Card:
         self.back = button("Keep it as it was", self.close, "da-plain", f"da-back-{name}")
         self.stop = button("Cancel", lambda: wizard.cancel(), "da-plain", f"da-cancel-{name}")
         self.buttons = named(w.HBox([]), "da-buttons")
+        self.promise = html(f"<p>{escape(step.promise)}</p>")
         self.extra = w.VBox([])  # what a step adds below its result
         self.body = named(w.VBox([]), "da-body")
         self.top = named(w.HBox([self.head]), "da-top")
@@ -595,8 +597,13 @@ class Card:
         self._state = None
 
     def press(self) -> None: self.wizard.run(self.name, self.form.values() if self.form else {})
-    def reopen(self) -> None: self.changing = True; self.draw(); self.go.focus()
-    def close(self) -> None: self.changing = False; self.problem.value = ""; self.draw()
+    def focus(self) -> None: self.wizard.focus(f".da-run-{self.name}")
+    def reopen(self) -> None:
+        self.changing = True; self.draw()
+        self.wizard.focus(f".da-step-{self.name} .da-body :is(input, select, button)")
+    def close(self) -> None:
+        self.changing = False; self.problem.value = ""; self.draw()
+        self.wizard.focus(f".da-change-{self.name}")
 
 # %% ../nbs/30_wizard.ipynb #fcb02b5a
 def _state_of(self: Card) -> str: return "running" if self.job else self.wizard.flow.state(self.name)
@@ -634,22 +641,21 @@ def draw(self: Card) -> None:
     self.top.children = [self.head, self.change] if can_change else [self.head]
     fallen = flow.dependents(self.name) if self.changing else ()
     self.news.value = (
-        f"<div class='da-news'>A change here drops {escape(', '.join(flow[n].title for n in fallen))}; the "
+        f"<div class='da-news' role='status'>A change here drops {escape(', '.join(flow[n].title for n in fallen))}; the "
         f"answers are kept.</div>"
         if fallen
         else ""
     )
     self.show_code()
-    promise = _promise(flow[self.name].promise)
     parts = {
         "waiting": [],
         "skipped": [],
-        "running": [promise, self.progress, self.buttons, self.result, self.pane],
+        "running": [self.promise, self.progress, self.buttons, self.result, self.pane],
         "done": [self.result, self.extra, self.problem, self.pane],
     }.get(state)
     if editing:
         parts = [
-            promise,
+            self.promise,
             self.news,
             *([self.note] if self.name in NOTES else []),
             *([self.result, self.extra] if state == "failed" else []),
@@ -659,8 +665,6 @@ def draw(self: Card) -> None:
             self.pane,
         ]
     self.body.children = parts
-
-def _promise(text: str) -> Any: return html(f"<p>{escape(text)}</p>")
 
 def show_code(self: Card) -> None:
     "The Python of the answers as they stand, confirmed or not."
@@ -792,7 +796,7 @@ def _ended(self: Wizard, name: str, values: dict, job: Job, new: dict | None, er
             card.result.value = ""
             if isinstance(error, UntrustedTypeError) and error.types: _ask_about(self, values, error.types)
             else: card.draw(); card.problem.value = error_html(error, card.go.description)
-            card.go.focus()
+            card.focus()
     self.show_summary()
 
 def _ask_about(self: Wizard, values: Mapping, types: Mapping[str, str]) -> None:
@@ -836,7 +840,7 @@ def _settle(self: Wizard, name: str, values: dict, new: dict) -> None:
     self.save()
     self.draw()
     following = self.flow.current
-    if following and self.cards[following].form is not None: self.cards[following].go.focus()
+    if following and self.cards[following].form is not None: self.cards[following].focus()
     self._auto()
 
 def _auto(self: Wizard) -> None:
@@ -854,7 +858,7 @@ def skip_step(self: Wizard, name: str) -> None:
         self.flow = self.flow.skip(name)
         self.cards[name].form = None
         self.save(); self.draw()
-        if self.flow.current: self.cards[self.flow.current].go.focus()
+        if self.flow.current: self.cards[self.flow.current].focus()
     self.show_summary()
 
 def cancel_step(self: Wizard) -> None:
