@@ -292,7 +292,7 @@ def error_html(error: BaseException, again: str) -> str:
     said = escape(str(error)) if known else f"This should not have happened: {escape(one_line(error))}"
     trace = escape("".join(traceback.format_exception(error))[-6000:])
     return (
-        f"<div class='da-error' role='alert'><p><b>{said}</b></p><p>Mend it above and press '{escape(again)}' "
+        f"<div class='da-error' role='alert'><p><b>{said}</b></p><p>Mend it and press '{escape(again)}' "
         f"once more; your answers are kept.</p>"
         + fold("Details for a developer", f"<pre class='da-pre'>{trace}</pre>")
         + "</div>"

@@ -267,12 +267,13 @@ def test_a_failed_check_its_fix_a_cancel_a_restart_and_no_kernel(lab, page):
 
 
 def test_voila_shows_it_as_a_page(lab, page):
-    "In a template of four lines, which the tutorial gives: Voila's own asks a CDN for icons and for MathJax."
+    "In a template of a few lines, which the tutorial gives: Voila's own asks a CDN for icons and for MathJax."
     tutorial = nbformat.read(TUTORIAL, 4)
     template, = (re.search(r"```jinja\n(.*)```", c.source, re.S)[1] for c in tutorial.cells if "```jinja" in c.source)
     folder = lab.folder / "data" / "voila" / "templates" / "alone"
     folder.mkdir(parents=True)
     (folder / "index.html.j2").write_text(template)
+    (folder / "conf.json").write_text('{"base_template": "lab"}')
     lab.write("page.ipynb", LETTERS.replace("answered", "page"), "wizard()")
     page.goto(f"{lab.url}voila/render/page.ipynb?token={lab.token}&template=alone")
     click(page, "run-model")
