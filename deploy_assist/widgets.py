@@ -166,7 +166,7 @@ CSS = """
 .da-columns .da-find input { width: 200px; } .da-columns .da-find [role=status] { flex: 1; color: var(--jp-ui-font-color2, #666); }
 @container (max-width: 560px) { .da-columns .da-heads { display: none; } .da-columns .da-grid { display: flex; flex-wrap: wrap; } .da-columns .da-sign { width: 14px; } .da-columns .da-c-name { flex: 1 1 calc(100% - 150px); } .da-columns .da-c-type { margin-left: 24px; } .da-columns :is(.da-c-type, .da-c-seen, .da-c-note) { font-size: 12px; } .da-columns .da-colform { padding-left: 10px; } }
 .da-field .widget-checkbox label { white-space: normal; overflow: visible; line-height: 1.4; } .da-field .widget-checkbox { height: auto; } .da-field .widget-dropdown { flex-wrap: nowrap; } .da-field .widget-dropdown > select { width: auto; flex: 0 1 auto; }
-@media (max-width: 520px) { .da-step { padding: 8px 9px; } .da-face .da-go { width: 100%; } .da-code > div span:not(.da-told) { flex: 1 0 100%; }
+@media (max-width: 520px) { .da-step { padding: 8px 9px; } .da-table :is(th, td) { padding-right: 6px; overflow-wrap: anywhere; } .da-table .da-state { white-space: normal; } .da-face .da-go { width: 100%; } .da-code > div span:not(.da-told) { flex: 1 0 100%; }
 .da-field .widget-text, .da-field .widget-dropdown { flex-wrap: wrap; width: 100%; } .da-field :is(.widget-text, .widget-dropdown) > .widget-label { flex: 1 0 100%; text-align: left; } }
 """
 

@@ -593,7 +593,7 @@ class Card:
     "One step as widgets. It draws; `Wizard` decides."
     def __init__(self, wizard: Any, name: str):  # the `Wizard` that it is a card of
         w = toolkit()
-        self.wizard, self.name, self.form, self.changing, self.job = wizard, name, None, False, None
+        self.wizard, self.name, self.form, self.kept, self.changing, self.job = wizard, name, None, None, False, None
         self.head, self.news, self.progress, self.problem, self.result, self.note, self.pane = (
             html("", f"da-part-{p}") for p in ("head", "news", "progress", "problem", "result", "note", "code")
         )
@@ -612,6 +612,7 @@ class Card:
         self.box = named(w.VBox([self.top, self.body]), "da-step", f"da-step-{name}")
         self._state = None
 
+    def put_form_away(self) -> None: self.kept, self.form = self.form or self.kept, None
     def press(self) -> None: self.wizard.run(self.name, self.form.values() if self.form else {})
     def focus(self) -> None: self.wizard.focus(f".da-run-{self.name}")
     def reopen(self) -> None:
@@ -624,6 +625,18 @@ class Card:
 # %% ../nbs/30_wizard.ipynb #fcb02b5a
 def _state_of(self: Card) -> str: return "running" if self.job else self.wizard.flow.state(self.name)
 
+def _form(self: Card) -> Form:
+    "The form that was put away, if what it shows is still so; a new one takes JupyterLab a tenth of a second."
+    flow, kept, values = self.wizard.flow, self.kept, self.wizard.flow.values(self.name)
+    before = [flow.given.get(n) for n in flow.names[:flow.index(self.name)]]
+    if kept and kept.before == before and kept.flow.facts == flow.facts and values | kept.values() == values:
+        kept.flow = flow
+        if not any(getattr(part, "error", "") for part in kept.parts.values()): return kept
+    def table(value, changed): return ContractEditor(self.wizard.space_before("contract")["release"], value, changed)
+    form = Form(flow, self.name, self.show_code, {"columns": table})
+    form.before = before
+    return form
+
 def draw(self: Card) -> None:
     "Bring the card in line with the flow."
     state, flow = _state_of(self), self.wizard.flow
@@ -632,14 +645,9 @@ def draw(self: Card) -> None:
         self.box.add_class(f"da-{state}"); self._state = state
     self.head.value = head_html(flow, self.name, state)
     editing = state == "open" or (self.changing and state in ("done", "skipped")) or state == "failed"
-    if not editing and state != "running": self.form = None
+    if not editing and state != "running": self.put_form_away()
     elif editing and self.form is None:
-        special = {
-            "columns": lambda value, changed: ContractEditor(
-                self.wizard.space_before("contract")["release"], value, changed
-            )
-        }
-        self.form = Form(flow, self.name, self.show_code, special)
+        self.form = _form(self)
         if self.name in NOTES:
             self.note.value = ""
             threading.Thread(target=NOTES[self.name], args=(self.wizard,), daemon=True).start()
@@ -849,7 +857,8 @@ def _settle(self: Wizard, name: str, values: dict, new: dict) -> None:
     if name in self.spaces: _put_away({k: v for k, v in self.spaces[name].items() if new.get(k) is not v})
     self.flow, self.spaces[name] = flow, new
     card = self.cards[name]
-    card.changing, card.form = False, None
+    card.changing = False
+    card.put_form_away()
     card.result.value = RESULTS[name](space) if name in RESULTS else ""
     card.extra.children = EXTRAS[name](self, space) if name in EXTRAS else []
     if name == "model" and self._answers: self._restore()
@@ -872,7 +881,7 @@ def skip_step(self: Wizard, name: str) -> None:
     with self.lock:
         if self.job is not None: return
         self.flow = self.flow.skip(name)
-        self.cards[name].form = None
+        self.cards[name].put_form_away()
         self.save(); self.draw()
         if self.flow.current: self.cards[self.flow.current].focus()
     self.show_summary()

@@ -108,7 +108,8 @@ def copies(page, url: str) -> None:
     "Copy gives the exact Python; where the clipboard is refused, in the old way; where that is refused too, it is selected."
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
     pane = page.locator(".da-step-model .da-code")
-    said = 'from deploy_assist import prepare\n\nrelease = prepare(model, X_train, y_train, name="worse", X_test=X_test, y_test=y_test)'
+    said = ('from deploy_assist import prepare\n\n'
+            'release = prepare(model, X_train, y_train, name="worse", X_test=X_test, y_test=y_test)')
     for refused in ("", "navigator.clipboard.writeText = () => Promise.reject(new DOMException('', 'NotAllowedError'))",
                     "document.execCommand = () => false"):
         page.evaluate(f"async () => {{ await navigator.clipboard.write([new ClipboardItem({{'text/plain': '-'}})]); {refused} }}")
