@@ -177,6 +177,17 @@ def test_from_the_first_step_to_a_prediction_and_a_promotion(lab, page):
     page.locator(".da-answer", has_text="Answer to a row of medians: 0").wait_for()
     page.locator(".da-health", has_text="healthy").wait_for()
     assert unnamed(page, ".da-wizard") == []
+    tab_to(page, ".da-skip-demo")
+    page.keyboard.press("Enter")
+    keyboard_is_at(page, ".da-run-watch")
+    tab_to(page, ".da-field-cron select", "Shift+Tab")
+    page.keyboard.press("ArrowDown")
+    page.get_by_label("Time zone").wait_for()
+    assert unnamed(page, ".da-wizard") == []
+    tab_to(page, ".da-skip-watch")
+    page.keyboard.press("Space")
+    keyboard_is_at(page, ".da-run-package")
+    assert unnamed(page, ".da-wizard") == []
     # the same from outside, with the key that the card shows
     curl = page.locator(".da-step-serve .da-code pre").first.text_content()
     url, key = re.search(r"(http://\S+)/predict", curl)[1], re.search(r"Bearer (\S+)'", curl)[1]
