@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 root = Path(__file__).resolve().parent.parent
 BENCHES: dict = {}
@@ -62,7 +63,7 @@ def wizard() -> list[dict]:
         start = time.perf_counter()
         face.cards["contract"].go.click()
         found.append(dict(what=f"click, {columns} columns", seconds=time.perf_counter() - start, limit_s=0.1))
-        while face.flow.state("contract") != "done": time.sleep(0.01)
+        while face.cards["check"].job is None: time.sleep(0.01)  # it starts by itself
         face.cancel()
         face.wait(60)
         start = time.perf_counter()
@@ -88,14 +89,19 @@ CLICK = """([button, drawn]) => new Promise(done => {  // [ms until the page cha
   face.querySelector(button).click() })"""
 
 
+CLICKS = (  # what, the button, what is drawn then
+    ("click", ".da-run-contract", ".da-state.da-running"),
+    ("click again", ".da-run-check", ".da-state.da-running"),
+    ("reopened", ".da-change-contract", ".da-columns [data-column]"),
+    ("closed", ".da-back-contract", ".da-change-contract"))
+
+
 @bench
 def browser() -> list[dict]:
-    "Seconds from a click to the frame that shows the step; `page_s` of them after the first change arrived in the page."
+    """Seconds from a click to the frame that shows the step, the median of five where the step can be done again; `page_s` of
+    them after the first change arrived in the page. Between two clicks a person's second passes."""
     sys.path[:0] = [str(root / "scripts"), str(root / "tests")]
     from screenshots import a_lab, chromium
-    clicks = (("click", ".da-run-contract", ".da-state.da-running"),
-              ("reopened", ".da-change-contract", ".da-columns [data-column]"),
-              ("closed", ".da-back-contract", ".da-change-contract"))
     found = []
     with chromium() as driver, a_lab() as lab:
         page = driver.new_page(viewport=dict(width=1200, height=1400))
@@ -104,14 +110,17 @@ def browser() -> list[dict]:
             lab.run_all(page, f"faces{columns}.ipynb", TABLE.format(columns=columns), "wizard(model, X, y)")
             page.locator(".da-run-contract").wait_for()
             page.wait_for_timeout(3000)
-            for what, button, drawn in clicks:
-                began, ended = page.evaluate(CLICK, [button, drawn])
-                found.append(dict(what=f"{what} in Chromium, {columns}", seconds=ended / 1000, page_s=(ended - began) / 1000,
-                                  limit_s=0.1))
-                if what != "click": continue
-                page.locator(".da-cancel-check").click()
-                page.locator(".da-step-check", has_text="Cancelled").wait_for()
-                page.wait_for_timeout(3000)
+            took = {what: [] for what, *_ in CLICKS}
+            for group in (CLICKS[:1], CLICKS[1:2] * 5, CLICKS[2:] * 5):
+                for what, button, drawn in group:
+                    took[what].append([ms / 1000 for ms in page.evaluate(CLICK, [button, drawn])])
+                    if "click" in what:
+                        page.locator(".da-cancel-check").click()
+                        page.locator(".da-step-check", has_text="Cancelled").wait_for()
+                    page.wait_for_timeout(1000)
+            for what, times in took.items():
+                began, ended = map(median, zip(*times))
+                found.append(dict(what=f"{what} in Chromium, {columns}", seconds=ended, page_s=ended - began, limit_s=0.1))
     return found
 
 
@@ -131,7 +140,7 @@ def main() -> int:
         for one in found:
             parts = ("cpu_s", "of CPU"), ("page_s", "of it in the page")
             more = "".join(f", {one[k]:.3f} s {words}" for k, words in parts if k in one)
-            print(f"{one['what']:<26} {one['seconds']:7.3f} s{more}")
+            print(f"{one['what']:<30} {one['seconds']:7.3f} s{more}")
     return int(any(one["seconds"] > one.get("limit_s", float("inf")) for one in found))
 
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .config import DEFAULTS, check_name, from_toml, to_toml
-from .errors import ConfigError
+from .errors import ConfigError, DeployAssistError
 
 # %% ../nbs/08_flow.ipynb #5a7b3701
 KINDS = ("text", "number", "flag", "choice", "list", "types", "columns")
@@ -74,6 +74,7 @@ class Flow:
     drafts: Mapping[str, Mapping] = field(default_factory=dict)  # answers that were dropped, offered again
     dropped: tuple[str, ...] = ()                  # names of the steps that the last change dropped
     changed: str | None = None                     # the step whose change dropped them
+    unread: str = ""                               # what `resume` could not take over, and why
 
     def __post_init__(self):
         for name in ("facts", "given", "drafts"): object.__setattr__(self, name, _frozen(getattr(self, name)))
@@ -156,9 +157,9 @@ def _checked(flow: Flow, step: Step, f: Field, v: Any) -> Any:
     if f.kind == "text" and not isinstance(v, str): raise ConfigError(f"{where}: got {v!r}, expected text")
     if f.kind == "choice" and v not in (known := [c[0] for c in flow.choices(f)]):
         raise ConfigError(f"{where}: got {v!r}, expected one of {', '.join(map(repr, known))}")
-    if f.kind in ("list", "types") and (isinstance(v, str) or not all(isinstance(x, str) for x in v)):
+    if f.kind in ("list", "types") and not (isinstance(v, (list, tuple)) and all(isinstance(x, str) for x in v)):
         raise ConfigError(f"{where}: got {v!r}, expected a list of texts")
-    if f.kind == "columns" and not isinstance(v, Mapping):
+    if f.kind == "columns" and not (isinstance(v, Mapping) and all(isinstance(x, Mapping) for x in v.values())):
         raise ConfigError(f"{where}: got {v!r}, expected column -> changes")
     return v
 
@@ -225,7 +226,8 @@ def _settle(self: Flow, name: str, new: Given) -> Flow:
     drafts = {n: d for n, d in self.drafts.items() if n != name} | {
         n: self.given[n].values for n in gone if not self.given[n].skipped
     }
-    return replace(self, given=kept | {name: new}, drafts=drafts, dropped=gone, changed=name if gone else None)
+    return replace(self, given=kept | {name: new}, drafts=drafts, dropped=gone, changed=name if gone else None,
+                   unread="")
 
 Flow.dependents, Flow.confirm, Flow.skip = dependents, confirm, skip
 
@@ -236,7 +238,10 @@ def _join(words: Iterable[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
 
 def news(self: Flow) -> str:
-    "What the last change dropped, as a sentence; empty when nothing was."
+    "What the last change dropped, or `resume` could not take over, as a sentence; empty when there is nothing to say."
+    if self.unread:
+        return (f"Not taken over from the file: {self.unread}. Mend the file and run the cell again, or go on here: the "
+                "next confirmed step writes it anew.")
     if not self.dropped: return ""
     return (f"{self[self.changed].title} changed, so {_join(self[n].title for n in self.dropped)} "
             f"{'was' if len(self.dropped) == 1 else 'were'} dropped: the answers are kept, confirm them again.")
@@ -255,6 +260,7 @@ def forget(self: Flow, name: str) -> Flow:
         drafts=dict(self.drafts) | drafts,
         dropped=gone[1:],
         changed=name if gone[1:] else None,
+        unread="",
     )
 
 Flow.forget = forget
@@ -321,11 +327,9 @@ def _model_check(flow, values):
         raise ConfigError(f"Model: got {_join(missing)}, not on the list of trusted types, expected your yes: loading a model "
                           "runs the code of its types")
     if "found" in flow.facts and not flow.facts["found"]:
-        raise ConfigError(
-            "Model: got no fitted model with rows that fit it in this notebook, expected both: fit a model on "
-            "a DataFrame and run wizard() "
-            "again, or name them, wizard(model, X, y)"
-        )
+        near = "".join(f"; {words}" for words in flow.facts.get("near") or ())
+        raise ConfigError("Model: got no fitted model with rows that fit it in this notebook, expected both: fit a model on a "
+                          f"DataFrame and run wizard() again, or name them, wizard(model, X, y){near}")
 
 def _model_said(flow, values, outcome):
     schema = outcome.get("schema")
@@ -347,9 +351,8 @@ _model = Step(
             "Model and data",
             "choice",
             0,
-            lambda flow: tuple(
-                (i, f.get("label", f.get("model", "model"))) for i, f in enumerate(flow.facts.get("found") or ({},))
-            ),
+            lambda flow: tuple((i, f.get("label", f.get("model", "model")))
+                               for i, f in enumerate(flow.facts.get("found", ({},)))) or ((0, "none found"),),
         ),
         Field(
             "name",
@@ -943,20 +946,33 @@ def resume(
     answers: Mapping[str, Given],     # from `read_answers`
     model: Mapping,                   # what came of the model step now: schema, metrics
 ) -> Flow:
-    """Confirm, in order, what a deploy.toml answers.
+    """Confirm, in order, what a deploy.toml answers, up to the first answer that is wrong.
 
     What lived in a kernel (endpoint, demo) becomes a draft, and so does a check without a version: its evidence is gone, and
     running it again is cheap."""
-    flow = replace(self, drafts={n: g.values for n, g in answers.items() if not g.skipped})
+    flow = replace(self, drafts={n: _of_their_kind(self, self[n], g.values) for n, g in answers.items() if not g.skipped})
     if "register" in self.names and not (answers.get("register") or Given()).outcome.get("version"):
         answers = {n: g for n, g in answers.items() if n != "check"}
     for name in self.names:
         given = answers.get(name)
         if given is None or flow.state(name) == "waiting": break
-        if given.skipped: flow = flow.skip(name); continue
-        if self[name].lives or (name != "model" and self[name].keeps and not given.outcome): break
-        flow = flow.confirm(name, given.values, model if name == "model" else given.outcome)
+        unsure = self[name].lives or (name != "model" and self[name].keeps and not given.outcome)
+        if unsure and not given.skipped: break
+        try:
+            if given.skipped: flow = flow.skip(name)
+            else: flow = flow.confirm(name, given.values, model if name == "model" else given.outcome)
+        except DeployAssistError as e:
+            usable = {k: v for k, v in flow.drafts.get(name, {}).items() if not isinstance(v, Mapping)}
+            return replace(flow, drafts=dict(flow.drafts) | {name: usable}, unread=str(e))
     return flow
+
+def _of_their_kind(flow: Flow, step: Step, values: Mapping) -> dict:
+    "The values that a form can show."
+    def fits(f):
+        try: _checked(flow, step, f, values[f.name])
+        except ConfigError: return False
+        return True
+    return {f.name: values[f.name] for f in step.fields if f.name in values and fits(f)}
 
 Flow.resume = resume
 

@@ -1,8 +1,9 @@
 """The pictures of the README, drawn from the running library: nbs/images/NAME-light.png and NAME-dark.png.
 
 Usage: screenshots.py [NAME...]            all of them without a name; needs Chromium and playwright
-       screenshots.py --look FOLDER [wizard|demo...]   to be looked at: each step of the wizard in one JupyterLab, the demo of
-                                           each of the tests' tables; light and dark, wide and 390 pixels narrow
+       screenshots.py --look FOLDER [wizard|panels|demo...]
+                                           to be looked at: each step of the wizard and both panels in a JupyterLab, the
+                                           demo of each of the tests' tables; light and dark, wide and 390 pixels narrow
 A picture is a function of a browser that opens pages in light and dark; `@picture` enters it below its name, `@look` one that
 takes all it comes by."""
 import argparse
@@ -228,6 +229,30 @@ def steps_of_the_wizard(studio: Studio, folder: Path) -> None:
         page.wait_for_timeout(500)
         shot("contract", "changes")
         four(page, folder, "all", ".da-wizard", tall=5000)
+
+
+PANELS = """from deploy_assist import monitor_panel, prepare, promote, register, registry_panel, report, schedule
+release = prepare(model, X, y, name="patients", X_test=X_test, y_test=y_test)
+few = prepare(model, X.head(200), y.head(200), name="patients", X_test=X_test, y_test=y_test)
+promote("patients", register(release), reason="first release")
+register(few)
+schedule("patients", cron="0 6 * * MON", window="7d")
+report("patients", window="7d")
+display(registry_panel("patients"), monitor_panel("patients"))"""
+
+
+@look("panels")
+def both_panels(studio: Studio, folder: Path) -> None:
+    "The registry's and the monitor's panel, as they come, after a refusal, and with a report open."
+    with a_lab() as lab, studio.page("light", 1200, 2400) as page:
+        lab.run_all(page, "panels.ipynb", PATIENTS, PANELS)
+        page.locator(".da-monitor .da-in-schedule").wait_for()
+        page.wait_for_timeout(1500)
+        page.locator(".da-promote").click()
+        page.locator(".da-in-promote [role=alert]").wait_for()
+        page.locator(".da-show").click()
+        page.locator(".da-in-read iframe").wait_for()
+        for name in ("registry", "monitor"): four(page, folder, name, f".da-{name}", tall=5000)
 
 
 @look("demo")

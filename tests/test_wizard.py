@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from html import unescape
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -185,7 +186,30 @@ def test_a_restarted_kernel_goes_on(deployed):
     assert again.release.hash == w.release.hash
     (w.folder / "broken.toml").write_text("[model\n")
     with pytest.raises(ConfigError, match="expected TOML"): wizard(resume=w.folder / "broken.toml")
-    with pytest.raises(ConfigError, match="cannot be read"): wizard(resume="nowhere.toml")
+    (w.folder / "broken.toml").write_bytes(b"\xff\xfe\x00")
+    for name in ("broken.toml", "nowhere.toml"):
+        with pytest.raises(ConfigError, match="cannot be read"): wizard(resume=w.folder / name)
+
+
+def test_a_damaged_file_is_taken_over_as_far_as_it_goes_and_left_alone(deployed):
+    w = deployed.wizard
+    damaged = (w.folder / "deploy.toml").read_text().replace("p95_ms = 150.0", 'p95_ms = "fast"')
+    assert "fast" in damaged
+    (w.folder / "damaged").mkdir()
+    (w.folder / "damaged" / "deploy.toml").write_text(damaged.replace('bundle = "', 'bundle = "../'))
+    again = wizard(resume=w.folder / "damaged" / "deploy.toml").wait(60)
+    card = again.cards["contract"]
+    assert again.flow.state("contract") == "open" and card.go in card.buttons.children and card.form
+    assert "Not taken over from the file: Contract, 95% of answers within: got 'fast'" in plain(again.news)
+    assert "fast" in (w.folder / "damaged" / "deploy.toml").read_text(), "it can still be mended"
+
+
+def test_a_notebook_without_a_model_says_what_is_near(tmp_path):
+    w = eval("wizard()", dict(wizard=wizard, X=pd.DataFrame({"a": [1.0]}), lr=LogisticRegression())).wait(5)
+    card = w.cards["model"]
+    assert "none found" in plain(card.form.box) and "lr: got an unfitted LogisticRegression" in plain(card.problem)
+    card.go.click()
+    assert w.flow.state("model") == "open" and "run wizard() again" in plain(card.problem)
 
 
 def test_types_beyond_the_list_are_a_question(tmp_path, monkeypatch):
@@ -265,6 +289,9 @@ def test_other_notebooks_find_core_widgets_and_a_static_twin(deployed):
     w.cards["contract"].back.click()
     modules = {one["model_module"] for one in state.values()}
     assert modules == {"@jupyter-widgets/base", "@jupyter-widgets/controls", "anywidget"}
+    esm = [one["state"]["_esm"] for one in state.values() if one["model_module"] == "anywidget"]
+    assert len(esm) == 2 and not any(re.search(r"\bimport\b|https?://(?!www.w3.org)", code) for code in esm)
+    assert (Path(sys.prefix) / "share/jupyter/nbextensions/anywidget/index.js").is_file()  # where VS Code looks before a CDN
     bundle = w._repr_mimebundle_()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] in state
     assert "Model     done      patients, classification, 10 columns" in bundle["text/plain"]
