@@ -128,7 +128,11 @@ def name_counts(
 # %% ../nbs/03_profile.ipynb #9a88e722
 CELLS, GROUPS = 65_536, 4_096
 
-@dataclass(frozen=True)
+def _plain(v: float) -> str:
+    "A number in a few digits: 41,500, not 4.15e+04."
+    return f"{v:,.0f}" if 1e4 <= abs(v) < 1e15 else f"{v:.4g}"
+
+@dataclass(frozen=True, repr=False)
 class Grid:
     "Where the numbers of one baseline column lie: cells, their groups, and the observed range."
     lo: float              # where the first cell starts, on the grid's scale
@@ -138,6 +142,7 @@ class Grid:
     starts: np.ndarray     # (groups,) first cell of each group, tails included
     low: float             # smallest and largest number seen in the baseline
     high: float
+    def __repr__(self) -> str: return f"Grid({len(self.starts):,} groups, {_plain(self.low)} to {_plain(self.high)})"
     @property
     def margin(self) -> float:
         "How far outside still counts as inside: 5% of the range, so that a hair's breadth is no alarm."
@@ -235,7 +240,7 @@ def _groups(fine: np.ndarray, atoms: np.ndarray, reach: int, only: bool) -> np.n
 # %% ../nbs/03_profile.ipynb #b544675a
 SAMPLE = 2_000
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Numbers:
     "One column of numbers in one window."
     rows: float            # rows in the window (a sum of weights when rows are weighted)
@@ -264,6 +269,7 @@ class Numbers:
     def sd(self) -> float: return float(np.sqrt(self.m2 / self.n)) if self.n > 0 else np.nan
     @property
     def missing_share(self) -> float: return self.missing / self.rows if self.rows else np.nan
+    def __repr__(self) -> str: return _told(self)
 
 def _spread(x: np.ndarray, most: int = SAMPLE) -> np.ndarray:
     "At most `most` values, evenly spread over the order in which they came."
@@ -366,7 +372,7 @@ def quantile(
 # %% ../nbs/03_profile.ipynb #070c1973
 MOST_NAMES = 20_000
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Names:
     "One column of categories in one window."
     rows: float
@@ -382,6 +388,7 @@ class Names:
         return float(sum(1 for v in self.counts.values() if v <= 1) + self.rest)
     @property
     def missing_share(self) -> float: return self.missing / self.rows if self.rows else np.nan
+    def __repr__(self) -> str: return _told(self)
 
 def names(
     values: pd.Series,
@@ -426,7 +433,7 @@ def is_id(
     return unique == n and n >= 50 or (called and unique > 0.5 * n)
 
 # %% ../nbs/03_profile.ipynb #3c6e79d2
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Joint:
     "Sums over rows of features, of their products and of the squares of those."
     n: float
@@ -434,6 +441,7 @@ class Joint:
     s1: np.ndarray  # (q,)
     s2: np.ndarray  # (q, q)
     s4: np.ndarray  # (q, q)
+    def __repr__(self) -> str: return f"Joint({len(self.labels)} features of {self.n:,.0f} rows)"
 
 MOST_FEATURES, JOINT_ROWS = 80, 20_000
 
@@ -484,7 +492,7 @@ def _joint(F: np.ndarray, feats: list, w: np.ndarray | None) -> Joint:
     return Joint(n, tuple((a, b) for a, b, _ in feats), A.sum(0), A.T @ F, B.T @ G)
 
 # %% ../nbs/03_profile.ipynb #aad660b3
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Profile:
     "Summaries of all columns of a window."
     rows: float
@@ -496,6 +504,40 @@ class Profile:
     meta: dict = field(default_factory=dict)
     def __getitem__(self, name: str) -> Numbers | Names: return self.columns[name]
     def __add__(self, other: "Profile") -> "Profile": return merge([self, other])
+    def __repr__(self) -> str: return f"{_heading(self)}\n{_head(self).to_string()}"
+    def _repr_html_(self) -> str: return f"<p>{_heading(self)}</p>{_head(self).to_html()}"
+
+# %% ../nbs/03_profile.ipynb #look0002
+def _look(c: Numbers | Names) -> dict[str, str]:
+    "A column's summary as words."
+    out = dict(kind=c.kind, missing=f"{c.missing_share:.1%}" if c.missing else "", mean="", sd="", range="", names="")
+    if isinstance(c, Names):
+        if c.kind != "category" or not c.n: return out
+        top = sorted(c.counts.items(), key=lambda kv: (-kv[1], kv[0]))
+        said = [f"{k if len(k) <= 20 else k[:19] + '…'} {v / c.n:.0%}" for k, v in top[:3]]
+        return out | dict(names=", ".join(said) + (f" and {len(top) - 3:,} more" if len(top) > 3 else ""))
+    if not c.n: return out
+    if c.kind != "datetime": return out | dict(mean=_plain(c.mean), sd=_plain(c.sd), range=f"{_plain(c.min)} to {_plain(c.max)}")
+    mean, low, high = (str(np.datetime64(int(v), "s").astype("M8[m]")).replace("T", " ") for v in (c.mean, c.min, c.max))
+    return out | dict(mean=mean, sd=f"{c.sd / 86400:.3g} days", range=f"{low} to {high}")
+
+def _told(c: Numbers | Names) -> str:
+    "A column's summary in a line."
+    said = [f"{k} {v}" if k not in ("kind", "names") else v for k, v in _look(c).items() if v]
+    return f"{type(c).__name__}({c.rows:,.0f} rows: {', '.join(said)})"
+
+_SHOWN = 20  # columns of a table
+
+def _heading(p: Profile) -> str:
+    more = f", the first {_SHOWN} of them" if len(p.columns) > _SHOWN else ""
+    return f"Profile of {p.rows:,.0f} rows, {len(p.columns)} columns{more}"
+
+def _head(p: Profile) -> pd.DataFrame:
+    "One row a column."
+    kept = [*p.columns][:_SHOWN]
+    table = pd.DataFrame([_look(p[k]) for k in kept], index=pd.Index(kept, name="column"))
+    return table.loc[:, (table != "").any()]
+
 
 # %% ../nbs/03_profile.ipynb #0cf9561e
 def _summary(s: pd.Series, kind: str, like: Numbers | Names | None, w: np.ndarray | None) -> Numbers | Names:

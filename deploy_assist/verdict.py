@@ -87,7 +87,12 @@ def _plain(v: Any) -> Any:
 ALPHA = dict(
     feed=0.004, columns=0.005, joint=0.004, outputs=0.003, quality=0.004, service=0.002
 )  # about 2% false alarms a report
-POLICY = dict(min_rows=30, min_labels=50, confirm=1, cooldown=1)  # windows of a loss before, and of rest after, a retrain
+POLICY = dict(
+    min_rows=30, min_labels=50,
+    confirm=1, cooldown=1,  # windows of a loss before, and of rest after, a retrain
+    stale=0.5,              # share of the window, at its end, in which no row came
+    baseline_days=730,      # from the baseline's last row to the window's first, when no labels measure the model
+)
 
 def limits_for(
     thresholds: Mapping[str, Any] | None,
@@ -176,6 +181,50 @@ def season_weights(
         return w * w.sum() / (w @ w), how  # the sum of the weights is the effective number of rows
     return None
 
+# %% ../nbs/06_verdict.ipynb #near0002
+_PHASES = dict(both="weekdays and hours", weekday="weekdays", hour="hours")
+
+def _is_like(base: Numbers | Names, rows: Numbers | Names, lim: dict) -> bool:
+    "Is a column of the earlier rows like the baseline's, to half of what matters?"
+    if not base.n or not rows.n: return False
+    f = suspects_numbers if isinstance(base, Numbers) else suspects_names
+    moves = [s for s in f("", base, rows, base, lim)[0] if s.cause in ("missing", "population", "stuck")]
+    return all(abs(s.size) < .5 or s.p > .01 for s in moves)
+
+@dataclass(frozen=True)
+class _Near:
+    "Earlier rows, weighted to the window's weekdays and hours, and the baseline with what they say in its place."
+    rows: pd.DataFrame
+    weights: np.ndarray
+    how: str
+    match: Profile
+    def column(self, name: str, base: Numbers | Names, count: Any, lim: dict) -> Numbers | Names:
+        "An output at the window's season; as in the baseline where the earlier rows are unlike it."
+        if name not in self.rows or not _is_like(base, count(self.rows[name]), lim): return base
+        return count(self.rows[name], self.weights)
+    def answered(self, label: str, classes: Any, a: Any, known: Mapping, lim: dict, **ask) -> Any:
+        "The labelled earlier rows at the window's season; None where they are few, or show a loss themselves."
+        whole = outcome(self.rows, label, classes=classes, **ask)
+        part = outcome(self.rows.iloc[_drawn(self.weights)], label, classes=classes, **ask)
+        if part is None or part.n < lim["min_labels"]: return None
+        tol = lim["tolerance"], lim["tolerance_relative"]
+        lost = [temper(x, known) for x in losses(a, whole, *tol)] if a is not None else losses_since(known, whole, *tol)
+        return part if all(x.size < .5 or x.p > .01 for x in lost) else None
+
+def _near(season: pd.DataFrame, c: pd.DataFrame, time: str, base: Profile, of: Any) -> _Near | None:
+    "The baseline at the window's season, as far as earlier rows tell it; None when there is no rhythm or nothing to match."
+    got = season_weights(season, c, time, base)
+    if got is None: return None
+    w, how = got
+    whole, there = profile(season, like=base), profile(season, like=base, weights=w)
+    like = {k for k in whole.columns if _is_like(base[k], whole[k], of(k))}
+    if not like: return None
+    same = base.joint is not None and whole.joint is not None and all(
+        s.size < .5 or s.p > .01 for s in joint_suspects(base.joint, whole.joint, of("")))
+    columns = {k: there[k] if k in like else c for k, c in base.columns.items()}
+    return _Near(season, w, how, replace(base, columns=columns, joint=there.joint if same else base.joint))
+
+
 # %% ../nbs/06_verdict.ipynb #f3cba865
 def _drawn(w: np.ndarray) -> np.ndarray:
     "Places of rows drawn by their weights, evenly over the order of rows: as many as the weights are worth."
@@ -199,6 +248,40 @@ def _settled(
     c = c.copy(deep=False)
     c[label] = c[label].where(~new)
     return c, int(new.sum()), until
+
+def _age(
+    b: pd.DataFrame, c: pd.DataFrame, time: str | None, window: tuple[datetime, datetime] | None, stored: Profile | None
+) -> dict[str, float]:
+    "`quiet`: share of the window, at its end, without a row; `baseline_days`: between the baseline's end and the first row."
+    if not time or time not in c: return {}
+    t = pd.to_datetime(c[time], utc=True, errors="coerce")
+    if t.isna().all(): return {}
+    out, first, last = {}, t.min().timestamp(), t.max().timestamp()
+    if window is not None:
+        start, end = (w.timestamp() for w in window)
+        out["quiet"] = min(1.0, max(0.0, (end - last) / max(end - start, 1e-9)))
+    until = stored.until if stored is not None else None
+    if stored is None and time in b:
+        tb = pd.to_datetime(b[time], utc=True, errors="coerce").max()
+        until = tb.timestamp() if pd.notna(tb) else None
+    if until is not None: out["baseline_days"] = max(0.0, (first - until) / 86400)
+    return out
+
+def _fresh(age: Mapping[str, float], lim: Mapping, labelled: int, history: list[Mapping]) -> tuple[dict, str] | None:
+    "The condition that the data are not stale, and what to do when it is not met; None when no times are known."
+    if not age: return None
+    quiet = age.get("quiet", 0.0)
+    usual = max([(h.get("rows") or {}).get("quiet") or 0.0 for h in history[-8:]], default=0.0)  # such as one batch a week
+    name = "the data are fresh"
+    if quiet > max(lim["stale"], usual + .1 if usual else 0):
+        return dict(name=name, met=False, evidence=f"no row came in the last {_pct(quiet)} of the window"), (
+            "look whether predictions still arrive, or judge a window that ends with them")
+    old = age.get("baseline_days", 0.0)
+    if old > lim["baseline_days"] and labelled < lim["min_labels"]:
+        said = f"the baseline ended {number_text(old)} days before the window, {lim['baseline_days']:g} are borne without labels"
+        return dict(name=name, met=False, evidence=said), "give a newer baseline, or labels"
+    said = f"the last row came {_pct(quiet)} of the window before its end" if "quiet" in age else "the baseline is not old"
+    return dict(name=name, met=True, evidence=said), ""
 
 META = ("prediction_id", "model", "model_id", "version", "alias", "source", "request_id")
 LATENCY = ("latency_ms", "latency")
@@ -284,18 +367,20 @@ def _judge(family: list[Suspect], alpha: float) -> list[tuple[Suspect, float]]:
 
 # %% ../nbs/06_verdict.ipynb #c6d3d40f
 def _output(
-    name: str, b: pd.Series | Numbers | Names, c: pd.Series | Numbers | Names, discrete: bool, w: np.ndarray | None, lim: dict
+    name: str, b: pd.Series | Numbers | Names, c: pd.Series | Numbers | Names, discrete: bool, w: np.ndarray | None, lim: dict,
+    near: "_Near | None" = None,
 ) -> tuple[list[Suspect], Drift] | None:
     "How a prediction, a score or a label moved."
     if discrete:
         x, y = b if isinstance(b, Names) else names(b), c if isinstance(c, Names) else names(c)
-        m = x if w is None else names(b, w)
+        m = names(b, w) if w is not None else x if near is None else near.column(name, x, names, lim)
         if not x.n or not y.n: return None
         found, d = suspects_names(name, x, y, m, lim)
     else:
         x = b if isinstance(b, Numbers) else numbers(b)
         y = c if isinstance(c, Numbers) else numbers(c, x.grid)
-        m = x if w is None else numbers(b, x.grid, w)
+        grid = lambda s, w=None: numbers(s, x.grid, w)
+        m = grid(b, w) if w is not None else x if near is None else near.column(name, x, grid, lim)
         if not x.n or not y.n: return None
         found, d = suspects_numbers(name, x, y, m, lim)
         found = [s for s in found if s.cause not in ("unit", "range")]
@@ -368,6 +453,9 @@ def compare(
     version_change: str | None = None,    # such as "2 to 3" when another version began to serve just before the window
     history: Iterable[Mapping] = (),      # earlier verdicts as dicts, newest last
     counted: Profile | None = None,       # the inputs of all rows, on the baseline's grids, when `current` is a part of them
+    answers: pd.DataFrame | None = None,  # prediction, score, label and time of all rows, when `current` is a part of them
+    window: tuple[datetime, datetime] | None = None,  # its start and end, which rows that stopped coming do not tell
+    season: pd.DataFrame | None = None,   # rows before the window, with `time`, for a baseline that has no times
 ) -> Verdict:
     "Judge a window against a baseline. Values in, values out: no file, no clock, nothing is changed."
     if not isinstance(baseline, (pd.DataFrame, Profile)) or not isinstance(current, (pd.DataFrame, Profile)):
@@ -396,7 +484,8 @@ def compare(
     roles = _roles(b, c, prediction, score, label, time, schema)
     lim, per = limits_for(thresholds, roles.inputs)
     of = lambda k: per.get(k, lim)
-    c, waiting, settled = _settled(b, c, time, label, stored)
+    said, waiting, settled = _settled(b, c if answers is None else answers, time, label, stored)
+    if answers is None: c = said
     n_base = int(stored.rows) if stored is not None else len(b)
     whole = summed if summed is not None else counted
     n_cur = len(c) if whole is None else int(whole.rows)
@@ -424,16 +513,18 @@ def compare(
     )
     if counted is not None: _same_grids(base, cur)
     if summed is not None: notes.append("judged from profiles: quality with labels and the season need the rows")
-    match, w = base, None
+    match, w, near = base, None, None
     if stored is None and time and time in b and time in c:
         got = season_weights(b, c, time, base)
         if got is not None:
             w, how = got
             match = profile(fb, like=base, weights=w)
-            notes.append(
-                f"the baseline was matched to the window's "
-                f"{dict(both='weekdays and hours', weekday='weekdays', hour='hours')[how]}"
-            )
+            notes.append(f"the baseline was matched to the window's {_PHASES[how]}")
+    elif season is not None and time and time in season and time in c:
+        near = _near(_settled(b, season, time, label, stored)[0], c, time, base, of)
+        if near is not None:
+            match = near.match
+            notes.append(f"the baseline was matched to the window's {_PHASES[near.how]}, by {len(near.rows):,} earlier rows")
     feed: list[Suspect] = []
     moved: list[Suspect] = []
     drifts: list[Drift] = []
@@ -468,7 +559,7 @@ def compare(
         else None
     )
     out_found, outs, quality, qfound, labelled = _outputs(
-        b, c, prediction, score, label, task, w, lim, metrics_at_release, stored, summed
+        b, said, prediction, score, label, task, w, lim, metrics_at_release, stored, summed, near
     )
     judged = _judge(out_found, ALPHA["outputs"])
     worse = _judge(qfound, ALPHA["quality"])
@@ -496,8 +587,11 @@ def compare(
     slow = sorted(_judge(lat, ALPHA["service"]), key=lambda x: -x[0].size)
     found += slow[:1]
     findings = _ordered(found, weights, schema)
+    past = list(history)
+    age = _age(b, c, time, window, stored)
+    fresh = _fresh(age, lim, labelled, past)
     action, summary, advice, conditions = _decide(
-        findings, n_cur, labelled, waiting, worse, lim, version_change, list(history), label
+        findings, n_cur, labelled, waiting, worse, lim, version_change, past, label, fresh
     )
     return Verdict(
         action,
@@ -506,7 +600,7 @@ def compare(
         advice,
         conditions,
         tuple(notes),
-        {**rows, "labelled": labelled},
+        {**rows, "labelled": labelled, **({"quiet": age["quiet"]} if "quiet" in age else {})},
         tuple(drifts),
         tuple(outs),
         quality,
@@ -541,7 +635,7 @@ def _same_grids(baseline: Any, current: Profile) -> None:
         if isinstance(b, Numbers) != isinstance(c, Numbers) or isinstance(b, Numbers) and len(b.counts) != len(c.counts):
             raise ConfigError(f"compare: column {k!r} of the window was counted on other grids: profile(frame, like=baseline)")
 
-def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=None, summed=None):
+def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=None, summed=None, near=None):
     "Moves of prediction, score and label; metrics before and after; losses."
     found: list[Suspect] = []
     outs: list[Drift] = []
@@ -562,7 +656,7 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
         kind = discrete and part != "score"
         l = {**lim, "psi_category": lim["labels"] ** 2 * 8} if part == "label" else lim
         now = c[name] if summed is None else summed[name]
-        r = _output(name, stored[name] if stored is not None else b[name], now, kind, w, l)
+        r = _output(name, stored[name] if stored is not None else b[name], now, kind, w, l, near)
         if r is None: continue
         for s in r[0]:
             if s.cause == "missing" and part == "label": continue
@@ -573,6 +667,7 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
         if label in c: quality = dict(task=task, before=stored.meta.get("metrics", {}), after={}, labelled=int(summed[label].n))
         return found, outs, quality, qfound, 0
     if w is not None: b = b.iloc[_drawn(w)]  # quality too is compared at the window's season
+    ask = dict(prediction=prediction, score=score, task=task)
     if label is not None and label in b and task:
         classes = None
         if discrete:
@@ -596,6 +691,8 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
         if A is None: quality["before"] = known
         if A is not None or known:
             if A is not None: quality["estimated"] = estimate(A, c, prediction, score)
+            S = None if near is None or label not in near.rows else near.answered(label, classes, A, known, lim, **ask)
+            if S is not None: A, known, quality["before"] = S, {}, {k: v.to_dict() for k, v in metrics(S).items()}
             lost = (
                 [temper(x, known) for x in losses(A, B, lim["tolerance"], lim["tolerance_relative"])]
                 if A is not None
@@ -715,7 +812,7 @@ def _ordered(
 
 _UNMET = {"quality fell beyond the tolerance": "the loss may still be within the tolerance"}
 
-def _decide(findings, n, labelled, waiting, worse, lim, version_change, history, label):
+def _decide(findings, n, labelled, waiting, worse, lim, version_change, history, label, fresh=None):
     "One of five words, with the reason, the next step and the conditions of a retrain."
     moved = {f.column for f in findings if f.cause == "population"}
     feed = [f for f in findings if f.cause in FEED or f.cause == "range" and f.column not in moved]
@@ -758,7 +855,7 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
             met=since is None or since >= lim["cooldown"],
             evidence="no retrain in the history" if since is None else f"{since} windows since the last retrain",
         ),
-    )
+    ) + (fresh[:1] if fresh else ())
     first = findings[0].message if findings else ""
     lost = worse[0][0].data["message"] if worse else ""
     gone = [f for f in findings if f.data.get("gone")]
@@ -769,6 +866,8 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
             "wait for more rows",
             conditions,
         )
+    if not findings and fresh and not fresh[0]["met"]:
+        return "cannot tell", f"no input moved, but the data are stale: {fresh[0]['evidence']}", fresh[1], conditions
     if not findings and waiting and labelled < lim["min_labels"]:
         return (
             "cannot tell",
@@ -833,4 +932,6 @@ def baseline_profile(
         task=task,
         metrics={k: _plain(v.to_dict()) for k, v in metrics(o).items()},
     )
-    return replace(base, columns={**cols, **latency}, meta=meta)
+    t = pd.to_datetime(frame[time], utc=True, errors="coerce") if time and time in frame else None
+    ends = dict(since=t.min().timestamp(), until=t.max().timestamp()) if t is not None and t.notna().any() else {}
+    return replace(base, columns={**cols, **latency}, meta=meta, **ends)

@@ -224,12 +224,13 @@ def test_stored_hours_say_what_the_rows_say(week, tmp_path, monkeypatch):
     assert 500 < len(first.current) < 1200 and first.rows == 2800
     alike(whole, first)
     read, window = [], PredictionLog.window
-    def counted(self, *a, every=1, **k):
-        read.append(every)
-        return window(self, *a, every=every, **k)
+    def counted(self, *a, every=1, columns=None, **k):
+        read.append((every, columns))
+        return window(self, *a, every=every, columns=columns, **k)
     monkeypatch.setattr(PredictionLog, "window", counted)
     again = seen(*week, MOST_ROWS=900, LONG_ROWS=2000)
-    assert read == [4], "no row that was counted is counted again: one read of a quarter of the rows, for the details"
+    assert read == [(4, None), (1, ())], "no input that was counted is counted again: one read of a quarter of the rows, for the " \
+        "details, and one of what was answered and became true"
     write_run(again, tmp_path)
     alike(whole, read_run(tmp_path))
     assert "all counted" in again.trust() and "2,800" in again.trust() and "1,403 of 2,800 rows" in again.trust()
