@@ -198,6 +198,7 @@ class _Near:
     weights: np.ndarray
     how: str
     match: Profile
+    like: int  # so many columns of all earlier rows are like the baseline's
     def column(self, name: str, base: Numbers | Names, count: Any, lim: dict) -> Numbers | Names:
         "An output at the window's season; as in the baseline where the earlier rows are unlike it."
         if name not in self.rows or not _is_like(base, count(self.rows[name]), lim): return base
@@ -218,11 +219,10 @@ def _near(season: pd.DataFrame, c: pd.DataFrame, time: str, base: Profile, of: A
     w, how = got
     whole, there = profile(season, like=base), profile(season, like=base, weights=w)
     like = {k for k in whole.columns if _is_like(base[k], whole[k], of(k))}
-    if not like: return None
     same = base.joint is not None and whole.joint is not None and all(
         s.size < .5 or s.p > .01 for s in joint_suspects(base.joint, whole.joint, of("")))
     columns = {k: there[k] if k in like else c for k, c in base.columns.items()}
-    return _Near(season, w, how, replace(base, columns=columns, joint=there.joint if same else base.joint))
+    return _Near(season, w, how, replace(base, columns=columns, joint=there.joint if same else base.joint), len(like))
 
 
 # %% ../nbs/06_verdict.ipynb #f3cba865
@@ -524,7 +524,8 @@ def compare(
         near = _near(_settled(b, season, time, label, stored)[0], c, time, base, of)
         if near is not None:
             match = near.match
-            notes.append(f"the baseline was matched to the window's {_PHASES[near.how]}, by {len(near.rows):,} earlier rows")
+            some = f" in {near.like} of {len(base.columns)} columns" if near.like < len(base.columns) else ""
+            notes.append(f"the baseline was matched to the window's {_PHASES[near.how]}, by {len(near.rows):,} earlier rows{some}")
     feed: list[Suspect] = []
     moved: list[Suspect] = []
     drifts: list[Drift] = []
