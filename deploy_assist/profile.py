@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'CELLS', 'GROUPS', 'SAMPLE', 'MOST_NAMES', 'MOST_FEATURES', 'JOINT_ROWS', 'LATENCY_EDGES', 'check_column',
-           'kind_of', 'as_numbers', 'as_name', 'name_counts', 'Grid', 'lay_grid', 'Numbers', 'numbers', 'quantile',
-           'Names', 'names', 'is_id', 'Joint', 'Profile', 'profile', 'merge', 'to_dict', 'from_dict', 'latency_counts',
-           'latency_quantile']
+           'kind_of', 'as_numbers', 'as_times', 'as_name', 'name_counts', 'Grid', 'lay_grid', 'Numbers', 'numbers',
+           'quantile', 'Names', 'names', 'is_id', 'Joint', 'Profile', 'profile', 'merge', 'to_dict', 'from_dict',
+           'latency_counts', 'latency_quantile']
 
 # %% ../nbs/03_profile.ipynb #b5fdaa56
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -85,6 +86,16 @@ def _seconds(s: pd.Series) -> np.ndarray:
         else s.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]")
     )
     return np.where(np.isnat(v), np.nan, v.astype(np.int64) / 1e6)
+
+# %% ../nbs/03_profile.ipynb #times001
+def as_times(
+    values: pd.Series,  # datetimes, with a time zone or not, or text in ISO 8601
+) -> pd.Series:         # UTC; NaT where missing
+    "A column as times; what is no time is missing, and a time without a zone is UTC."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # text in which pandas finds no format
+        return pd.to_datetime(values, utc=True, errors="coerce")
+
 
 # %% ../nbs/03_profile.ipynb #6cee0493
 def as_name(value: Any) -> str:
@@ -188,7 +199,7 @@ def lay_grid(
     "A grid that suits these numbers."
     if not len(x): return Grid(0., 1., 1, None, np.array([0, 1, 2]), np.nan, np.nan)
     low, high = float(x.min()), float(x.max())
-    if low == high:
+    if not high - low > 1e-290:  # one value, or what no computer tells apart
         return Grid(low - 0.5 * (e := max(abs(low), 1e-9) * 1e-9), 1 / e, 1, None, np.array([0, 1, 2]), low, high)
     s = np.sort(x if len(x) <= 200_000 else x[:: len(x) // 100_000])
     q = np.quantile(s, [.001, .1, .5, .9, .999])
@@ -276,6 +287,8 @@ def _spread(x: np.ndarray, most: int = SAMPLE) -> np.ndarray:
     return x.copy() if len(x) <= most else x[np.linspace(0, len(x) - 1, most).astype(int)]
 
 # %% ../nbs/03_profile.ipynb #e243719c
+_HUGE = 1e150  # from here on a number counts as infinite: its square is
+
 def numbers(
     values: pd.Series | np.ndarray,
     grid: Grid | None = None,           # the baseline's grid; None: this is the baseline
@@ -285,14 +298,17 @@ def numbers(
     x = as_numbers(values)
     rows = float(len(x)) if weights is None else float(weights.sum())
     w, missing, infinite = weights, 0.0, 0.0
-    total = float(x.sum()) if len(x) else 0.0
+    with np.errstate(over="ignore", invalid="ignore"): total = float(x.sum()) if len(x) else 0.0
     if not np.isfinite(total):
         ok = np.isfinite(x)
         inf = np.isinf(x)
         infinite = float(inf.sum() if w is None else w[inf].sum())
         x, w = x[ok], None if w is None else w[ok]
         missing = max(0.0, rows - infinite - (float(len(x)) if w is None else float(w.sum())))
-        total = float(x.sum())
+        with np.errstate(over="ignore"): total = float(x.sum())
+    if len(x) and not max(-x.min(), x.max()) < _HUGE:
+        full = as_numbers(values)
+        return numbers(np.where(np.abs(full) >= _HUGE, np.inf, full), grid, weights)
     grid = grid or lay_grid(x, w)
     if not len(x):
         z = np.zeros(len(grid.starts))
@@ -540,11 +556,22 @@ def _head(p: Profile) -> pd.DataFrame:
 
 
 # %% ../nbs/03_profile.ipynb #0cf9561e
+_TRUTH = {"0": "False", "1": "True", "false": "False", "true": "True"}
+
+def _one_truth(now: Names, like: Names | None) -> Names:
+    "Where the baseline holds True and False, 1 and 0 and `true` are these: a database or JSON spells them so."
+    if like is None or not like.counts or not {*like.counts} <= {"True", "False"}: return now
+    counts: dict[str, float] = {}
+    for k, v in now.counts.items():
+        k = _TRUTH.get(k.lower(), k)
+        counts[k] = counts.get(k, 0) + v
+    return replace(now, counts=counts)
+
 def _summary(s: pd.Series, kind: str, like: Numbers | Names | None, w: np.ndarray | None) -> Numbers | Names:
     if kind in ("number", "datetime"):
         r = numbers(s, like.grid if isinstance(like, Numbers) else None, w)
         return replace(r, kind=kind)
-    if kind == "category": return names(s, w)
+    if kind == "category": return _one_truth(names(s, w), like)
     gone = s.isna().to_numpy()
     n = float(len(s)) if w is None else float(w.sum())
     missing = float(gone.sum()) if w is None else float(w[gone].sum())

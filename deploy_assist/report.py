@@ -41,7 +41,7 @@ from .profile import to_dict as profile_dict
 from .quality import Z95, _failed, classes_of, codes, service_level, wilson
 from .release import Release, read_manifest, roles
 from .schema import Schema
-from .verdict import Finding, Verdict, baseline_profile, compare, limits_for
+from .verdict import Finding, Verdict, baseline_profile, compare, limits_for, one_truth
 from .windows import answers_of, profile_of, profile_rows, season_start, some_rows
 
 # %% ../nbs/24_report.ipynb #8b0c3320
@@ -2030,6 +2030,7 @@ def _from_frames(baseline: Any, current: Any, name: str, parts: Mapping[str, str
     for k, v in given.items():
         if v not in b and v not in c:
             raise ConfigError(f"{k}: got {v!r}, expected one of the columns {', '.join(map(str, [*b.columns][:12]))}")
+    b, c, told = one_truth([b, c, now.answers], (parts.get("label"), parts.get("prediction")))
     latency = next((x for x in ("latency_ms", "latency") if x in c and x not in given.values()), None)
     about: dict = {"baseline": f"{Path(baseline).name}" if isinstance(baseline, (str, os.PathLike)) else "a frame"}
     if usual > len(b): about["baseline"] += f", evenly drawn from {usual:,}"
@@ -2040,7 +2041,7 @@ def _from_frames(baseline: Any, current: Any, name: str, parts: Mapping[str, str
             until=(ends[1].to_pydatetime() + timedelta(microseconds=1)).isoformat(),
         )
     return Monitor(name, b, c, given | ({"latency": latency} if latency else {}), about=about, counted=now.counted,
-                   answers=now.answers)
+                   answers=told)
 
 # %% ../nbs/24_report.ipynb #86163b5e
 NOT_TRAFFIC = ("demo", "shadow", "bench")

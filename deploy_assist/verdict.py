@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIONS', 'CAUSES', 'FEED', 'ALPHA', 'POLICY', 'META', 'LATENCY', 'Finding', 'Verdict', 'limits_for',
-           'season_weights', 'say', 'compare', 'schema_task', 'baseline_profile']
+           'season_weights', 'say', 'compare', 'one_truth', 'schema_task', 'baseline_profile']
 
 # %% ../nbs/06_verdict.ipynb #a5a931b5
 from collections.abc import Iterable, Mapping
@@ -18,8 +18,8 @@ from scipy import stats
 
 from .drift import LIMITS, Drift, Suspect, holm, joint_suspects, number_text
 from .drift import suspects_names, suspects_numbers, two_proportions
-from .errors import ConfigError
-from .profile import KINDS, Names, Numbers, Profile, as_numbers, names, numbers, profile
+from .errors import ConfigError, SchemaError
+from .profile import KINDS, Names, Numbers, Profile, as_numbers, as_times, names, numbers, profile
 from .quality import classes_of, estimate, losses, losses_since, matured, metrics, outcome, service_level
 from .quality import task_of, temper
 
@@ -100,6 +100,8 @@ def limits_for(
 ) -> tuple[dict, dict[str, dict]]:  # for all, and per column
     "Defaults with overrides: `{'ks': .1, 'age': {'missing': .2}}`."
     general, per = {**LIMITS, **POLICY}, {}
+    if not isinstance(thresholds or {}, Mapping):
+        raise ConfigError(f"thresholds: got {thresholds!r}, expected names with numbers: {{'ks': .1}}")
     for k, v in (thresholds or {}).items():
         if k == "columns" and isinstance(v, Mapping): per |= {c: dict(x) for c, x in v.items()}
         elif isinstance(v, Mapping): per[k] = dict(v)
@@ -114,13 +116,13 @@ def limits_for(
                 raise ConfigError(f"threshold {k!r} of column {c!r}: expected one of {', '.join(sorted(general))}")
     for c, d in (("", general), *per.items()):
         for k, v in d.items():
-            if isinstance(v, bool) or not isinstance(v, (int, float)):
-                raise ConfigError(f"threshold {k!r}{c and f' of column {c!r}'}: got {v!r}, expected a number")
+            if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v < float("inf"):
+                raise ConfigError(f"threshold {k!r}{c and f' of column {c!r}'}: got {v!r}, expected a number, 0 or more")
     return general, {c: {**general, **d} for c, d in per.items()}
 
 # %% ../nbs/06_verdict.ipynb #fa8f761a
 def _phase(t: pd.Series, how: str) -> np.ndarray:
-    t = pd.to_datetime(t, utc=True, errors="coerce")
+    t = as_times(t)
     day, block = t.dt.day_of_week.to_numpy(float), t.dt.hour.to_numpy(float) // 4
     out = dict(weekday=day, hour=block, both=day * 6 + block)[how]
     return np.where(np.isfinite(out), out, -1).astype(int)
@@ -160,7 +162,7 @@ def season_weights(
     base: Profile,
 ) -> tuple[np.ndarray, str] | None:  # weights of the baseline's rows, and the phase used
     "Weights that give the baseline the window's weekdays and hours; None when there is no rhythm or nothing to match."
-    tb = pd.to_datetime(baseline[time], utc=True, errors="coerce")
+    tb = as_times(baseline[time])
     days = (tb.max() - tb.min()).total_seconds() / 86400 if tb.notna().any() else 0
     for how, least in (("both", 14), ("weekday", 14), ("hour", 2)):
         if not days >= least - .5: continue
@@ -236,7 +238,7 @@ def _settled(
 ) -> tuple[pd.DataFrame, int, datetime | None]:
     "The window without the labels of rows that are too new, how many those are, and from when on."
     if not (time and label and time in c and label in c): return c, 0, None
-    came, t = c[label].notna().to_numpy(), pd.to_datetime(c[time], utc=True, errors="coerce")
+    came, t = c[label].notna().to_numpy(), as_times(c[time])
     if came.all() or not came.any() or t.isna().all(): return c, 0, None
     usual = None
     if stored is None and label in b and time in b: usual = b[label].notna().mean()
@@ -254,7 +256,7 @@ def _age(
 ) -> dict[str, float]:
     "`quiet`: share of the window, at its end, without a row; `baseline_days`: between the baseline's end and the first row."
     if not time or time not in c: return {}
-    t = pd.to_datetime(c[time], utc=True, errors="coerce")
+    t = as_times(c[time])
     if t.isna().all(): return {}
     out, first, last = {}, t.min().timestamp(), t.max().timestamp()
     if window is not None:
@@ -262,7 +264,7 @@ def _age(
         out["quiet"] = min(1.0, max(0.0, (end - last) / max(end - start, 1e-9)))
     until = stored.until if stored is not None else None
     if stored is None and time in b:
-        tb = pd.to_datetime(b[time], utc=True, errors="coerce").max()
+        tb = as_times(b[time]).max()
         until = tb.timestamp() if pd.notna(tb) else None
     if until is not None: out["baseline_days"] = max(0.0, (first - until) / 86400)
     return out
@@ -334,10 +336,12 @@ def say(
             f"{c} has values never seen in training in {_pct(s.effect)} of the rows: "
             f"{', '.join(map(repr, d['names'][:3]))}"
         )
+    if s.cause == "range" and d["infinite"] and "min" not in d: return f"{c} is infinite in {_pct(s.effect)} of the rows"
     if s.cause == "range":
         return (
             f"{c} lies outside the range seen in training ({number_text(d['low'])} to {number_text(d['high'])}{unit}) in "
             f"{_pct(s.effect)} of the rows: {number_text(d['min'])} to {number_text(d['max'])}"
+            f"{f', {int(k):,} infinite' if (k := d.get('infinite')) else ''}"
         )
     if s.cause == "population":
         e: Drift = d["drift"]
@@ -463,6 +467,8 @@ def compare(
             f"compare: got {type(baseline).__name__} and {type(current).__name__}, expected two frames, or a "
             f"profile and a frame"
         )
+    _check_arguments(dict(prediction=prediction, score=score, label=label, time=time), baseline, current, schema, weights, window,
+                     dict(service=service, service_baseline=service_baseline, answers=answers, season=season))
     if isinstance(current, Profile): _same_grids(baseline, current)
     stored = baseline if isinstance(baseline, Profile) else None
     b = (
@@ -481,6 +487,7 @@ def compare(
             label or part.get("label"),
             time or part.get("time"),
         )
+    b, c, answers = one_truth([b, c, answers], (label, prediction), stored)
     roles = _roles(b, c, prediction, score, label, time, schema)
     lim, per = limits_for(thresholds, roles.inputs)
     of = lambda k: per.get(k, lim)
@@ -492,7 +499,7 @@ def compare(
     rows = dict(baseline=n_base, current=n_cur)
     notes: list[str] = []
     if n_cur == 0 or n_base < 10:
-        which = "the window holds no row" if n_cur == 0 else f"the baseline holds {n_base} rows"
+        which = "the window holds no row" if n_cur == 0 else f"the baseline holds {n_base} rows, 10 are needed"
         return Verdict(
             "cannot tell",
             summary=which,
@@ -525,7 +532,8 @@ def compare(
         if near is not None:
             match = near.match
             some = f" in {near.like} of {len(base.columns)} columns" if near.like < len(base.columns) else ""
-            notes.append(f"the baseline was matched to the window's {_PHASES[near.how]}, by {len(near.rows):,} earlier rows{some}")
+            by = f"by {len(near.rows):,} earlier rows{some}"
+            notes.append(f"the baseline was matched to the window's {_PHASES[near.how]}, {by}")
     feed: list[Suspect] = []
     moved: list[Suspect] = []
     drifts: list[Drift] = []
@@ -588,11 +596,14 @@ def compare(
     slow = sorted(_judge(lat, ALPHA["service"]), key=lambda x: -x[0].size)
     found += slow[:1]
     findings = _ordered(found, weights, schema)
-    past = list(history)
+    past = [h for h in history if isinstance(h, Mapping)]
+    if time and time in c and c[time].notna().any() and as_times(c[time]).isna().all():
+        notes.append(f"{time} holds no times that can be read: no season, no maturity of labels")
     age = _age(b, c, time, window, stored)
     fresh = _fresh(age, lim, labelled, past)
     action, summary, advice, conditions = _decide(
-        findings, n_cur, labelled, waiting, worse, lim, version_change, past, label, fresh
+        findings, n_cur, labelled, waiting, worse, lim, version_change, past, label, fresh,
+        "" if any(d.before.get("n") for d in (*drifts, *outs)) else "the baseline holds no value to compare with",
     )
     return Verdict(
         action,
@@ -610,6 +621,52 @@ def compare(
     )
 
 # %% ../nbs/06_verdict.ipynb #846e711f
+def _check_arguments(roles: Mapping, baseline, current, schema, weights, window, frames: Mapping) -> None:
+    "Raises `ConfigError` for what is of another kind than asked, or names a column that neither frame has."
+    held = {*baseline.columns, *current.columns}
+    if isinstance(baseline, Profile): held |= {*baseline.meta.get("roles", {}).values()}
+    for k, v in roles.items():
+        if v is None: continue
+        if isinstance(v, (list, dict, set, pd.Series, np.ndarray)):
+            raise ConfigError(f"{k}: got {type(v).__name__}, expected the name of a column")
+        if v not in held:
+            raise ConfigError(f"{k}: got {v!r}, expected one of the columns {', '.join(sorted(map(str, held))[:12])}")
+        for f in (baseline, current):
+            if k == "time" or not isinstance(f, pd.DataFrame) or v not in f: continue
+            s = f[v] if f.columns.is_unique else f.loc[:, ~f.columns.duplicated()][v]
+            if s.dtype == object and any(isinstance(x, (list, dict, set, np.ndarray)) for x in s.dropna().iloc[:50]):
+                raise SchemaError(f"column {v!a}: got lists or dicts as {k}, expected numbers or names: give each part a column")
+    if schema is not None and not hasattr(schema, "names"):
+        raise ConfigError(f"schema: got {type(schema).__name__}, expected a Schema: Schema.learn(frame)")
+    if weights is not None and not isinstance(weights, Mapping):
+        raise ConfigError(f"weights: got {type(weights).__name__}, expected columns with their shares: {{'age': .6, 'bmi': .4}}")
+    if window is not None and not (len(window) == 2 and all(isinstance(w, datetime) and w.tzinfo for w in window)):
+        raise ConfigError(f"window: got {window!r}, expected its start and its end, datetimes with a time zone")
+    for k, v in frames.items():
+        if v is not None and not isinstance(v, pd.DataFrame): raise ConfigError(f"{k}: got {type(v).__name__}, expected a frame")
+
+def one_truth(frames: list, names: Iterable[str | None], stored: Profile | None = None) -> list:
+    "Where some labels or predictions are True and False and others 1 and 0, all are 1 and 0 (as the stored baseline has them)."
+    def kind(s):
+        t = s.dtype
+        if pd.api.types.is_bool_dtype(t): return "bool"
+        if pd.api.types.is_numeric_dtype(t): return "number" if s.notna().any() else None
+        if not pd.api.types.is_object_dtype(t): return None
+        return "bool" if (seen := s.dropna()).map(type).isin((bool, np.bool_)).all() and len(seen) else None
+    at = [(i, k) for i, f in enumerate(frames) if f is not None and len(f) for k in dict.fromkeys(names) if k and k in f]
+    kinds = {p: kind(frames[p[0]][p[1]]) for p in at}
+    said = [{*stored.columns[k].counts} for k in names if stored is not None and isinstance(stored.columns.get(k), Names)]
+    is_bool = bool(said) and all(v <= {"True", "False"} for v in said)
+    if not {"bool", "number"} <= {*kinds.values(), *(["bool" if is_bool else "number"] if said else [])}: return frames
+    out = list(frames)
+    for (i, k), how in kinds.items():
+        s = frames[i][k]
+        if how == "bool" and not is_bool: s = s.astype("boolean").astype("Int64")
+        elif how == "number" and is_bool and s.dropna().isin((0, 1)).all(): s = s.astype("Int64").astype("boolean")
+        else: continue
+        out[i] = out[i].assign(**{k: s}) if isinstance(k, str) else out[i]
+    return out
+
 def schema_task(schema: Any) -> str | None:
     "Our task from a schema's."
     t = getattr(schema, "task", None)
@@ -729,6 +786,10 @@ def _attribute(judged, found, label, labelled, drifts, outs, lim) -> list[tuple[
         if part == "label":
             if s.cause == "population":
                 out.append((replace(s, cause="labels", data={**s.data, "message": f"labels moved: {_moved(d)}"}), p))
+            elif s.cause == "unseen":
+                new = ", ".join(map(repr, s.data["names"][:3]))
+                out.append((replace(s, cause="labels", data={
+                    **s.data, "message": f"labels never seen in the baseline in {_pct(s.effect)} of the rows: {new}"}), p))
         elif s.cause == "missing": out.append((s, p))
         elif s.cause in ("stuck", "unseen"):
             out.append(
@@ -813,7 +874,7 @@ def _ordered(
 
 _UNMET = {"quality fell beyond the tolerance": "the loss may still be within the tolerance"}
 
-def _decide(findings, n, labelled, waiting, worse, lim, version_change, history, label, fresh=None):
+def _decide(findings, n, labelled, waiting, worse, lim, version_change, history, label, fresh=None, empty=""):
     "One of five words, with the reason, the next step and the conditions of a retrain."
     moved = {f.column for f in findings if f.cause == "population"}
     feed = [f for f in findings if f.cause in FEED or f.cause == "range" and f.column not in moved]
@@ -877,6 +938,7 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
             "wait for more labels",
             conditions,
         )
+    if not findings and empty: return "cannot tell", empty, "give columns that hold values", conditions
     if not findings: return "keep", "nothing changed beyond chance and tolerance", "", conditions
     if loss is not None and version_change and not feed and loss.size >= 2:
         return (
@@ -933,6 +995,6 @@ def baseline_profile(
         task=task,
         metrics={k: _plain(v.to_dict()) for k, v in metrics(o).items()},
     )
-    t = pd.to_datetime(frame[time], utc=True, errors="coerce") if time and time in frame else None
+    t = as_times(frame[time]) if time and time in frame else None
     ends = dict(since=t.min().timestamp(), until=t.max().timestamp()) if t is not None and t.notna().any() else {}
     return replace(base, columns={**cols, **latency}, meta=meta, **ends)

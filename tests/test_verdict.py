@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deploy_assist.errors import SchemaError
+from deploy_assist.errors import ConfigError, SchemaError
 from deploy_assist.report import Monitor
 from deploy_assist.verdict import baseline_profile, compare
 
@@ -190,3 +190,35 @@ def test_stale_data_cannot_tell():
         v = compare(b, days(7).assign(y=None), **ask)
         assert v.action == "cannot tell" and "1,420 days before the window" in v.summary and "newer baseline" in v.advice
         assert compare(b, days(7), **ask).action == "keep", "labels measure the model itself"
+
+
+ODD = {  # what a stranger may give: change of the window (or of the question) -> what is said
+    "answers are True and 1": (lambda c: c.assign(p=c.p.astype(bool)), {}, "keep"),
+    "labels are true or missing": (lambda c: c.assign(y=pd.array([*map(bool, c.y[:-1]), None], dtype="boolean")), {}, "keep"),
+    "a flag came as 0 and 1": (lambda c: c.assign(f=c.f.astype(int)), {}, "keep"),
+    "labels in other words": (lambda c: c.assign(y=c.y.map({0: "no", 1: "yes"})), {}, "never seen in the baseline"),
+    "all infinite": (lambda c: c.assign(x=np.inf), {}, "x is infinite in 100% of the rows"),
+    "beyond all numbers": (lambda c: c.assign(x=c.x * 1e300), {}, "x is infinite in 100% of the rows"),
+    "times that are none": (lambda c: c.assign(t="soon"), dict(time="t"), "t holds no times that can be read"),
+    "labels are lists": (lambda c: c.assign(y=[[1]] * len(c)), {}, "column 'y': got lists or dicts as label"),
+    "a label that is nowhere": (lambda c: c, dict(label="truth"), "label: got 'truth', expected one of the columns"),
+    "columns instead of a name": (lambda c: c, dict(label=["y"]), "label: got list"),
+    "a limit that is no number": (lambda c: c, dict(thresholds=dict(ks=float("nan"))), "expected a number, 0 or more"),
+    "limits in a list": (lambda c: c, dict(thresholds=[.1]), "expected names with numbers"),
+    "weights in a list": (lambda c: c, dict(weights=[.5, .5]), "weights: got list"),
+    "a window in words": (lambda c: c, dict(window=("monday", "sunday")), "window: got"),
+    "a season that is no frame": (lambda c: c, dict(season=[1]), "season: got list"),
+    "no column": (lambda c: c[[]], dict(baseline=pd.DataFrame(index=range(500)), label=None, prediction=None), "no value to"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_odd_frames_get_an_answer(what):
+    rng = np.random.default_rng(24)
+    base, now = (answers(rng, n).assign(f=rng.random(n) < .4) for n in (1000, 300))
+    change, more, words = ODD[what]
+    ask = ASK | more
+    try: v = compare(ask.pop("baseline", base), change(now), **ask)
+    except (ConfigError, SchemaError) as e: said = str(e)
+    else: said = f"{v} {' '.join(v.notes)}"
+    assert words in said
