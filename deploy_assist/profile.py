@@ -305,7 +305,7 @@ def numbers(
         infinite = float(inf.sum() if w is None else w[inf].sum())
         x, w = x[ok], None if w is None else w[ok]
         missing = max(0.0, rows - infinite - (float(len(x)) if w is None else float(w.sum())))
-        with np.errstate(over="ignore"): total = float(x.sum())
+        with np.errstate(over="ignore", invalid="ignore"): total = float(x.sum())
     if len(x) and not max(-x.min(), x.max()) < _HUGE:
         full = as_numbers(values)
         return numbers(np.where(np.abs(full) >= _HUGE, np.inf, full), grid, weights)
