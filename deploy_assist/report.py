@@ -69,7 +69,7 @@ def percent(x: Any) -> str:
     if abs(x) < 1e-7: return "0%"
     if 0.99 <= x < 1:  # 99.9% is not 100%
         return f"{100 * x:.{max(0, int(np.ceil(-np.log10(1 - x) - 1e-6)) - 2)}f}%"
-    return f"{100 * x:.0f}%" if abs(x) >= .1 else f"{100 * x:.1f}%" if abs(x) >= .001 else f"{100 * x:.2g}%"
+    return f"{100 * x:.0f}%" if abs(x) >= .1 else f"{100 * x:.1f}%" if abs(x) >= .001 else f"{number(100 * x)}%"
 
 # %% ../nbs/24_report.ipynb #ae8e1e5f
 def clock(
@@ -1792,7 +1792,7 @@ def write_index(
         models.setdefault(d["model"], []).append(
             dict(
                 action=d["action"],
-                summary=d.get("summary", ""),
+                summary=_named(d.get("summary", "")),
                 rows=f"{r.get('rows', 0):,}",
                 href=quote(d["file"]),
                 since=clock(r.get("since") or r.get("created"), zone),

@@ -282,7 +282,9 @@ def _fresh(age: Mapping[str, float], lim: Mapping, labelled: int, history: list[
     if old > lim["baseline_days"] and labelled < lim["min_labels"]:
         said = f"the baseline ended {number_text(old)} days before the window, {lim['baseline_days']:g} are borne without labels"
         return dict(name=name, met=False, evidence=said), "give a newer baseline, or labels"
-    said = f"the last row came {_pct(quiet)} of the window before its end" if "quiet" in age else "the baseline is not old"
+    if "quiet" not in age: said = "the baseline is not old"
+    elif quiet < .01: said = "rows came to the end of the window"
+    else: said = f"the last row came {_pct(quiet)} of the window before its end"
     return dict(name=name, met=True, evidence=said), ""
 
 META = ("prediction_id", "model", "model_id", "version", "alias", "source", "request_id")
