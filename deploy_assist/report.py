@@ -1850,7 +1850,7 @@ def _one_at_a_time(out: Path):
     finally: os.close(fd)
 
 # %% ../nbs/24_report.ipynb #3cdafffa
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     "A finished report: the verdict and where its files lie."
     name: str
@@ -1864,6 +1864,7 @@ class Report:
     summary: str = field(default="", repr=False)  # verdict, tiles and findings as HTML
 
     def __str__(self) -> str: return f"{self.name}: {self.verdict}\n{self.html}"
+    def __repr__(self) -> str: return str(self)
 
     def _repr_html_(self) -> str:
         return (

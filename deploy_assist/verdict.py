@@ -39,7 +39,7 @@ class Finding:
     data: dict = field(default_factory=dict)
     def to_dict(self) -> dict: return _plain(asdict(self))
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     "What to do, and why."
     action: str
@@ -72,6 +72,8 @@ class Verdict:
     def __str__(self) -> str:
         lines = [f"{self.action}: {self.summary}", *(f"- {f.message}" for f in self.findings if f.message not in self.summary)]
         return "\n".join([*lines, self.advice] if self.advice else lines)
+
+    def __repr__(self) -> str: return str(self)
 
 def _plain(v: Any) -> Any:
     "JSON-able: no numpy, no not-a-number."
@@ -186,11 +188,11 @@ def season_weights(
 # %% ../nbs/06_verdict.ipynb #near0002
 _PHASES = dict(both="weekdays and hours", weekday="weekdays", hour="hours")
 
-def _is_like(base: Numbers | Names, rows: Numbers | Names, lim: dict) -> bool:
+def _is_like(base: Numbers | Names, rows: Numbers | Names, lim: dict, looks: tuple = ("missing", "population", "stuck")) -> bool:
     "Is a column of the earlier rows like the baseline's, to half of what matters?"
     if not base.n or not rows.n: return False
     f = suspects_numbers if isinstance(base, Numbers) else suspects_names
-    moves = [s for s in f("", base, rows, base, lim)[0] if s.cause in ("missing", "population", "stuck")]
+    moves = [s for s in f("", base, rows, base, lim)[0] if s.cause in looks]
     return all(abs(s.size) < .5 or s.p > .01 for s in moves)
 
 @dataclass(frozen=True)
@@ -203,7 +205,8 @@ class _Near:
     like: int  # so many columns of all earlier rows are like the baseline's
     def column(self, name: str, base: Numbers | Names, count: Any, lim: dict) -> Numbers | Names:
         "An output at the window's season; as in the baseline where the earlier rows are unlike it."
-        if name not in self.rows or not _is_like(base, count(self.rows[name]), lim): return base
+        looks = "population", "stuck"  # training rows have no score, which is no gap
+        if name not in self.rows or not _is_like(base, count(self.rows[name]), lim, looks): return base
         return count(self.rows[name], self.weights)
     def answered(self, label: str, classes: Any, a: Any, known: Mapping, lim: dict, **ask) -> Any:
         "The labelled earlier rows at the window's season; None where they are few, or show a loss themselves."
