@@ -90,16 +90,12 @@ def test_a_disk_that_is_full_is_said_before_and_during(tmp_path):
         finally: subprocess.run(["umount", disk], check=True)
 
 
-def test_a_database_away_says_which(patients, free_port, tmp_path):
+def test_a_database_away_says_which_and_an_empty_window_cannot_be_told(patients, free_port, tmp_path, capsys):
+    "No request ever came: a report all the same, and exit code 10, as for watch."
     register(patients)
     with pytest.raises(LogError, match="database"):
         report("patients", baseline="1", log=f"postgresql+psycopg://someone@127.0.0.1:{free_port}/log", out=tmp_path / "reports")
     assert left(tmp_path / "reports") == []
-
-
-def test_an_empty_window_cannot_be_told(patients, tmp_path, capsys):
-    "No request ever came: a report all the same, and exit code 10, as for watch."
-    register(patients)
     with PredictionLog() as log: assert log.count("patients") == 0
     code = run(["report", "patients", "--baseline", "1", "--window", "7d", "--json"])
     said = json.loads(capsys.readouterr().out)
