@@ -575,7 +575,8 @@ def beside(r):
     def column(k, i, gone):
         return pd.Series([float(row[k][i]) if k in row else gone if "gone" in row else np.nan for row in r.peers], r.index)
     said = {"deploy_assist": (r.alarm.astype(float), r.s)} | {k: (column(k, 0, 1.0), column(k, 1, np.nan)) for k in theirs}
-    print(f"\n{len(r):,} windows, {r.table.nunique()} tables, {r.scenario.nunique()} scenarios; each judged by all:")
+    of = f"{', '.join(r.table.unique())}; {r.scenario.nunique()} scenarios"
+    print(f"\n{len(r):,} windows of {of}; each judged by all:", flush=True)
     print(f"  {'':30s}{'J':>7s}{'detected':>10s}{'nuisance':>10s}{'same':>7s}{'trivial':>9s}{'season':>8s}{'CPU ms':>9s}")
     for name, (alarm, used) in said.items():
         per = alarm.groupby(r.scenario).mean()
@@ -590,7 +591,11 @@ def run(tables, scenarios, n, m, repeat, seed, verbose=False, labels=True, peers
     "Judge `repeat` windows of each scenario on each table; the tables are shared out to the processors."
     ask = [([t], scenarios, n, m, repeat, seed, verbose, labels, peers) for t in tables]
     with ProcessPoolExecutor(min(len(tables), os.cpu_count() or 1)) as pool:
-        return pd.concat(pool.map(judge, *zip(*ask)), ignore_index=True)
+        parts = []
+        for part in pool.map(judge, *zip(*ask)):
+            parts.append(part)
+            if peers: beside(part)  # a table of a hundred columns takes Evidently a quarter of an hour: see what is there
+    return pd.concat(parts, ignore_index=True)
 
 
 def judge(tables, scenarios, n, m, repeat, seed, verbose, labels, peers):
