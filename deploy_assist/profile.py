@@ -306,7 +306,8 @@ def numbers(
         x, w = x[ok], None if w is None else w[ok]
         missing = max(0.0, rows - infinite - (float(len(x)) if w is None else float(w.sum())))
         with np.errstate(over="ignore", invalid="ignore"): total = float(x.sum())
-    if len(x) and not max(-x.min(), x.max()) < _HUGE:
+    low, high = (float(x.min()), float(x.max())) if len(x) else (0.0, 0.0)
+    if not max(-low, high) < _HUGE:
         full = as_numbers(values)
         return numbers(np.where(np.abs(full) >= _HUGE, np.inf, full), grid, weights)
     grid = grid or lay_grid(x, w)
@@ -315,7 +316,6 @@ def numbers(
         return Numbers(
             rows, missing, infinite, np.nan, 0.0, np.nan, np.nan, z, 0.0, 0.0, np.nan, 0.0, 0.0, x[:0], x[:0], grid
         )
-    low, high = float(x.min()), float(x.max())
     with np.errstate(over="ignore", invalid="ignore"):
         if w is None: mean = total / len(x); m2 = float(np.dot(x, x)) - len(x) * mean * mean
         else: mean = float(np.dot(x, w) / w.sum()); m2 = float(np.dot(x * x, w)) - float(w.sum()) * mean * mean

@@ -2145,9 +2145,8 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
             f"training and held-out rows of version {called.get('version') or '–'}"
             + (f" ({called['alias']})" if called.get("alias") else ""),
         )
-    alone = [
-        v for k, v in part.items() if k in ("prediction", "score", "label") and v not in baseline
-    ]  # nothing to compare with
+    outputs = [part[k] for k in ("prediction", "score", "label")]
+    alone = [v for v in outputs if v not in baseline or kind_of(baseline[v]) == "other"]  # nothing to compare with, or lists
     current, part = current.drop(columns=alone), {k: v for k, v in part.items() if v not in alone}
     counted, answers = None, None
     if every > 1:
