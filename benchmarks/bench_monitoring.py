@@ -4,7 +4,10 @@
     python benchmarks/bench_monitoring.py --rows 500 --repeat 20 --seed 100
     python benchmarks/bench_monitoring.py --speed         # only the clock
     python benchmarks/bench_monitoring.py --quick         # fewer windows, a smaller file
-    python benchmarks/bench_monitoring.py --peers --rows 500 --repeat 1   # Evidently on the same windows, where it is installed
+    python benchmarks/bench_monitoring.py --peers evidently=/PATH/bin/python nannyml=/PATH/bin/python --rows 500 --repeat 1
+
+With --peers, Evidently and NannyML judge the same windows, on all tables and scenarios, instead of the goals. Each needs an
+environment of its own (python -m venv PATH; PATH/bin/pip install evidently 'pandas<3'), whose interpreter is named.
 
 Exit code 1 when a goal is missed; each is printed beside what was measured.
 
@@ -12,7 +15,9 @@ Every window is drawn from a printed seed. False alarm: a window in which nothin
 J: mean detection over the real drifts minus mean false alarm over the nuisances (no change, trivial change, benign season).
 """
 import argparse
+import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -20,7 +25,6 @@ import time
 import warnings
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
-from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -454,7 +458,8 @@ def trivial_mix(d, rng):
 
 
 QUIET = dict(same=same)
-NUISANCE = dict(same=same, trivial_shift=trivial_shift, trivial_all=trivial_all, trivial_mix=trivial_mix, season=None)
+NUISANCE = dict(same=same, trivial_shift=trivial_shift, trivial_all=trivial_all, trivial_mix=trivial_mix,
+                season=None, season_log=None)
 REALLY = dict(
     missing=(missing, {"missing"}),
     gone=(gone, {"missing"}),
@@ -501,8 +506,13 @@ def season_pair(t, rng, n, m):
 
 
 def pair(t, scenario, rng, n, m):
-    "Baseline and window of one trial, scored by the model; None where the scenario does not fit the table."
+    """Baseline and window of one trial, scored by the model, and rows of the log before the window; None where the scenario does
+    not fit the table. `season_log`: the baseline has no times, as the training data that lies with a model; the log has."""
     if scenario == "season": b, c = season_pair(t, rng, n, m)
+    elif scenario == "season_log":
+        log, c = season_pair(t, rng, n, m)
+        b = log.sample(frac=1, random_state=0, ignore_index=True).drop(columns="time")  # as drawn at any time of these weeks
+        return t.score(b), t.score(c), t.score(log)
     else:
         b = t.draw(rng, n).assign(latency_ms=rng.lognormal(2, .4, n))
         c = t.draw(rng, m).assign(latency_ms=rng.lognormal(2, .4, m))
@@ -518,41 +528,79 @@ def pair(t, scenario, rng, n, m):
     )
     c = t.score(full).drop(columns=miss)
     b.attrs, c.attrs = {}, {}
-    return b, c
+    return b, c, None
 
 
-def evidently_says(b, c):
-    "Its default drift report on the columns that it takes: does any column alarm, does the headline, and the CPU seconds."
-    from evidently import Report
-    from evidently.presets import DataDriftPreset
-    cols = [k for k in b if k in c and k != "time" and b[k].notna().any() and c[k].notna().any()]
-    plain = lambda d: d[cols].assign(**{k: d[k].astype(str) for k in cols if d[k].dtype.kind not in "iufM"})
-    t0 = time.process_time()
-    got = Report([DataDriftPreset()]).run(plain(c), plain(b)).dict()["metrics"]
-    drifted = next(m["value"] for m in got if "count" in m["value"])
-    return dict(any_column=drifted["count"] > 0, headline=drifted["share"] >= .5, peer_s=time.process_time() - t0)
+class Peer:
+    "A peer in a process of its own; see peers.py."
+    def __init__(self, name, python):
+        self.folder = tempfile.TemporaryDirectory()
+        here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers.py")
+        quiet = "OMP_NUM_THREADS OPENBLAS_NUM_THREADS DO_NOT_TRACK NML_DISABLE_USAGE_LOGGING".split()
+        env = os.environ | dict.fromkeys(quiet, "1")
+        env.pop("PYTHONPATH", None)
+        self.process = subprocess.Popen([python, "-W", "ignore", here, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, text=True, env=env)
+        self.versions = json.loads(self.process.stdout.readline())
+
+    def says(self, b, c):
+        "Peer's judge -> (does it alarm, CPU seconds). A column that is gone stops it, which is counted as seen."
+        cols = [k for k in b if k != "time" and b[k].notna().any() and (k not in c or c[k].notna().any())]
+        path = os.path.join(self.folder.name, "pair.pickle")
+        with open(path, "wb") as f: pickle.dump({k: _plain(d[[k for k in cols if k in d]]) for k, d in
+                                                 (("baseline", b), ("window", c))}, f)
+        print(path, file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.folder.cleanup()
+
+
+def _plain(d):
+    "Columns as plain values: float64, datetimes, or texts with None where missing."
+    def column(s):
+        if s.dtype.kind in "iuf" or str(s.dtype).startswith(("Int", "Float")):
+            return "number", s.to_numpy(float, na_value=np.nan).tobytes()
+        if s.dtype.kind == "M": return "time", s.to_numpy("M8[us]").tobytes()
+        return "text", [None if gone else str(v) for v, gone in zip(s, s.isna())]
+    return {k: column(d[k]) for k in d}
 
 
 def beside(r):
-    "Ours and Evidently's on the same windows."
-    bad, quiet = r[r.scenario.isin(REALLY)], r[r.scenario.isin(NUISANCE)]
-    print("\non the same windows:          detected  false alarms      J  CPU ms a window")
-    for name, k, used in (("deploy_assist", "alarm", "s"), ("Evidently, any column", "any_column", "peer_s"),
-                          ("Evidently, headline", "headline", "peer_s")):
-        det, far = (g.groupby("scenario")[k].mean().mean() for g in (bad, quiet))
-        print(f"  {name:27s}{det:9.3f}{far:14.3f}{det - far:7.3f}{r[used].mean() * 1e3:17.0f}")
+    "Ours and theirs on the same windows: detection of real drifts, false alarms over all nuisances and over each kind, J."
+    theirs = sorted({k for row in r.peers for k in row if k not in ("error", "gone")})
+    stopped = r.peers.map(lambda row: row.get("error")).dropna()
+    def column(k, i, gone):
+        return pd.Series([float(row[k][i]) if k in row else gone if "gone" in row else np.nan for row in r.peers], r.index)
+    said = {"deploy_assist": (r.alarm.astype(float), r.s)} | {k: (column(k, 0, 1.0), column(k, 1, np.nan)) for k in theirs}
+    of = f"{', '.join(r.table.unique())}; {r.scenario.nunique()} scenarios"
+    print(f"\n{len(r):,} windows of {of}; each judged by all:", flush=True)
+    print(f"  {'':30s}{'J':>7s}{'detected':>10s}{'nuisance':>10s}{'same':>7s}{'trivial':>9s}{'season':>8s}{'CPU ms':>9s}")
+    for name, (alarm, used) in said.items():
+        per = alarm.groupby(r.scenario).mean()
+        det, far = per[per.index.isin(REALLY)].mean(), per[per.index.isin(NUISANCE)].mean()
+        same, season = per.get("same", np.nan), per[per.index.str.startswith("season")].mean()
+        trivial = per[per.index.str.startswith("trivial")].mean()
+        print(f"  {name:30s}{det - far:7.3f}{det:10.3f}{far:10.3f}{same:7.3f}{trivial:9.3f}{season:8.3f}{used.mean() * 1e3:9.0f}")
+    if len(stopped): print(f"  {len(stopped)} windows that a peer could not judge, such as: {stopped.iloc[0]}")
 
 
-def run(tables, scenarios, n, m, repeat, seed, verbose=False, labels=True, peers=False):
+def run(tables, scenarios, n, m, repeat, seed, verbose=False, labels=True, peers=()):
     "Judge `repeat` windows of each scenario on each table; the tables are shared out to the processors."
     ask = [([t], scenarios, n, m, repeat, seed, verbose, labels, peers) for t in tables]
     with ProcessPoolExecutor(min(len(tables), os.cpu_count() or 1)) as pool:
-        return pd.concat(pool.map(judge, *zip(*ask)), ignore_index=True)
+        parts = []
+        for part in pool.map(judge, *zip(*ask)):
+            parts.append(part)
+            if peers: beside(part)  # a table of a hundred columns takes Evidently a quarter of an hour: see what is there
+    return pd.concat(parts, ignore_index=True)
 
 
 def judge(tables, scenarios, n, m, repeat, seed, verbose, labels, peers):
     warnings.filterwarnings("ignore")
-    out = []
+    out, others = [], [Peer(*p) for p in peers]
     for name in tables:
         t = Table(name, seed)
         for sc in scenarios:
@@ -560,7 +608,7 @@ def judge(tables, scenarios, n, m, repeat, seed, verbose, labels, peers):
                 rng = np.random.default_rng([seed, r, hash_of(name), hash_of(sc)])
                 got = pair(t, sc, rng, n, m)
                 if got is None: continue
-                b, c = got
+                b, c, log = got
                 if not labels and sc not in ("concept", "concept_region", "label_shift"):
                     c = c.drop(columns="y").assign(y=None)
                 t0 = time.process_time()
@@ -570,7 +618,8 @@ def judge(tables, scenarios, n, m, repeat, seed, verbose, labels, peers):
                     prediction="pred",
                     score="score" if "score" in b else None,
                     label="y",
-                    time="time" if "time" in b else None,
+                    time="time" if "time" in c else None,
+                    season=log,
                 )
                 used = time.process_time() - t0
                 want = REALLY[sc][1] if sc in REALLY else set()
@@ -585,7 +634,7 @@ def judge(tables, scenarios, n, m, repeat, seed, verbose, labels, peers):
                         named=bool(want & set(causes)),
                         causes=",".join(f"{f.cause}:{f.column}" for f in v.findings[:4]),
                         s=used,
-                        **(evidently_says(b, c) if peers else {}),
+                        peers=asked(others, b, c),
                     )
                 )
                 if verbose and (
@@ -596,7 +645,14 @@ def judge(tables, scenarios, n, m, repeat, seed, verbose, labels, peers):
                         f"{[(f.cause, f.column, round(f.effect, 3), float(f'{f.p_value:.1e}')) for f in v.findings[:3]]}",
                         flush=True,
                     )
+    for p in others: p.close()
     return pd.DataFrame(out)
+
+
+def asked(peers, b, c):
+    "All that the peers say of a window."
+    if any(k not in c for k in b if k != "time"): return dict(gone=True)
+    return {k: v for p in peers for k, v in p.says(b, c).items()}
 
 
 def hash_of(s): return sum(ord(c) * 31**i for i, c in enumerate(s)) % 2**31
@@ -728,12 +784,18 @@ def main():
     a.add_argument("--scenarios", nargs="*", default=[*NUISANCE, *REALLY])
     a.add_argument("--no-labels", action="store_true")
     a.add_argument("--speed", action="store_true")
-    a.add_argument("--peers", action="store_true", help="Evidently on the same windows, instead of the goals")
+    a.add_argument("--peers", nargs="+", metavar="NAME=PYTHON", default=[],
+                   help="evidently=PYTHON, nannyml=PYTHON: the same windows judged by these, instead of the goals")
     a.add_argument("--quick", action="store_true")
     a.add_argument("-v", action="store_true")
     x = a.parse_args()
     warnings.filterwarnings("ignore")
-    if x.peers and not find_spec("evidently"): a.error("--peers needs Evidently: pip install evidently 'pandas<3'")
+    x.peers = [tuple(p.split("=", 1)) for p in x.peers]
+    if any(len(p) < 2 or p[0] not in ("evidently", "nannyml") for p in x.peers): a.error("--peers: expected evidently=PYTHON")
+    for p in x.peers:
+        peer = Peer(*p)
+        peer.close()
+        print("peer:", ", ".join(f"{k} {v}" for k, v in peer.versions.items()))
     if x.quick: x.rows, x.repeat, x.quiet = [k for k in x.rows if k <= 5000] or x.rows, 1, min(x.quiet, 8)
     for m in [] if x.speed else x.rows:
         print(f"seed {x.seed}, baseline {x.baseline:,} rows, window {m:,} rows")

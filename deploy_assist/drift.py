@@ -526,6 +526,10 @@ def suspects_numbers(
 ) -> tuple[list[Suspect], Drift]:
     "All that may have happened to a column of numbers."
     out = _missing(column, match, cur, lim)
+    if cur.n < 1 <= cur.infinite and moves and not base.infinite:
+        share = cur.infinite / cur.rows
+        out.append(Suspect("range", column, share, beyond_p(cur.infinite, base.n, cur.infinite), share / lim["range"],
+                           dict(low=base.grid.low, high=base.grid.high, infinite=cur.infinite)))
     if cur.n < 1 or base.n < 1:
         return out, compare_numbers(column, match, cur)
     left = cur.counts.copy()

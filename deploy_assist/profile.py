@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'CELLS', 'GROUPS', 'SAMPLE', 'MOST_NAMES', 'MOST_FEATURES', 'JOINT_ROWS', 'LATENCY_EDGES', 'check_column',
-           'kind_of', 'as_numbers', 'as_name', 'name_counts', 'Grid', 'lay_grid', 'Numbers', 'numbers', 'quantile',
-           'Names', 'names', 'is_id', 'Joint', 'Profile', 'profile', 'merge', 'to_dict', 'from_dict', 'latency_counts',
-           'latency_quantile']
+           'kind_of', 'as_numbers', 'as_times', 'as_name', 'name_counts', 'Grid', 'lay_grid', 'Numbers', 'numbers',
+           'quantile', 'Names', 'names', 'is_id', 'Joint', 'Profile', 'profile', 'merge', 'to_dict', 'from_dict',
+           'latency_counts', 'latency_quantile']
 
 # %% ../nbs/03_profile.ipynb #b5fdaa56
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -86,6 +87,16 @@ def _seconds(s: pd.Series) -> np.ndarray:
     )
     return np.where(np.isnat(v), np.nan, v.astype(np.int64) / 1e6)
 
+# %% ../nbs/03_profile.ipynb #times001
+def as_times(
+    values: pd.Series,  # datetimes, with a time zone or not, or text in ISO 8601
+) -> pd.Series:         # UTC; NaT where missing
+    "A column as times; what is no time is missing, and a time without a zone is UTC."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # text in which pandas finds no format
+        return pd.to_datetime(values, utc=True, errors="coerce")
+
+
 # %% ../nbs/03_profile.ipynb #6cee0493
 def as_name(value: Any) -> str:
     "One category value as text: 1, 1.0, True-like numbers and '1' agree."
@@ -128,7 +139,11 @@ def name_counts(
 # %% ../nbs/03_profile.ipynb #9a88e722
 CELLS, GROUPS = 65_536, 4_096
 
-@dataclass(frozen=True)
+def _plain(v: float) -> str:
+    "A number in a few digits: 41,500, not 4.15e+04."
+    return f"{v:,.0f}" if 1e4 <= abs(v) < 1e15 else f"{v:.4g}"
+
+@dataclass(frozen=True, repr=False)
 class Grid:
     "Where the numbers of one baseline column lie: cells, their groups, and the observed range."
     lo: float              # where the first cell starts, on the grid's scale
@@ -138,6 +153,7 @@ class Grid:
     starts: np.ndarray     # (groups,) first cell of each group, tails included
     low: float             # smallest and largest number seen in the baseline
     high: float
+    def __repr__(self) -> str: return f"Grid({len(self.starts):,} groups, {_plain(self.low)} to {_plain(self.high)})"
     @property
     def margin(self) -> float:
         "How far outside still counts as inside: 5% of the range, so that a hair's breadth is no alarm."
@@ -183,7 +199,7 @@ def lay_grid(
     "A grid that suits these numbers."
     if not len(x): return Grid(0., 1., 1, None, np.array([0, 1, 2]), np.nan, np.nan)
     low, high = float(x.min()), float(x.max())
-    if low == high:
+    if not high - low > 1e-290:  # one value, or what no computer tells apart
         return Grid(low - 0.5 * (e := max(abs(low), 1e-9) * 1e-9), 1 / e, 1, None, np.array([0, 1, 2]), low, high)
     s = np.sort(x if len(x) <= 200_000 else x[:: len(x) // 100_000])
     q = np.quantile(s, [.001, .1, .5, .9, .999])
@@ -235,7 +251,7 @@ def _groups(fine: np.ndarray, atoms: np.ndarray, reach: int, only: bool) -> np.n
 # %% ../nbs/03_profile.ipynb #b544675a
 SAMPLE = 2_000
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Numbers:
     "One column of numbers in one window."
     rows: float            # rows in the window (a sum of weights when rows are weighted)
@@ -264,12 +280,15 @@ class Numbers:
     def sd(self) -> float: return float(np.sqrt(self.m2 / self.n)) if self.n > 0 else np.nan
     @property
     def missing_share(self) -> float: return self.missing / self.rows if self.rows else np.nan
+    def __repr__(self) -> str: return _told(self)
 
 def _spread(x: np.ndarray, most: int = SAMPLE) -> np.ndarray:
     "At most `most` values, evenly spread over the order in which they came."
     return x.copy() if len(x) <= most else x[np.linspace(0, len(x) - 1, most).astype(int)]
 
 # %% ../nbs/03_profile.ipynb #e243719c
+_HUGE = 1e150  # from here on a number counts as infinite: its square is
+
 def numbers(
     values: pd.Series | np.ndarray,
     grid: Grid | None = None,           # the baseline's grid; None: this is the baseline
@@ -279,21 +298,24 @@ def numbers(
     x = as_numbers(values)
     rows = float(len(x)) if weights is None else float(weights.sum())
     w, missing, infinite = weights, 0.0, 0.0
-    total = float(x.sum()) if len(x) else 0.0
+    with np.errstate(over="ignore", invalid="ignore"): total = float(x.sum()) if len(x) else 0.0
     if not np.isfinite(total):
         ok = np.isfinite(x)
         inf = np.isinf(x)
         infinite = float(inf.sum() if w is None else w[inf].sum())
         x, w = x[ok], None if w is None else w[ok]
         missing = max(0.0, rows - infinite - (float(len(x)) if w is None else float(w.sum())))
-        total = float(x.sum())
+        with np.errstate(over="ignore", invalid="ignore"): total = float(x.sum())
+    low, high = (float(x.min()), float(x.max())) if len(x) else (0.0, 0.0)
+    if not max(-low, high) < _HUGE:
+        full = as_numbers(values)
+        return numbers(np.where(np.abs(full) >= _HUGE, np.inf, full), grid, weights)
     grid = grid or lay_grid(x, w)
     if not len(x):
         z = np.zeros(len(grid.starts))
         return Numbers(
             rows, missing, infinite, np.nan, 0.0, np.nan, np.nan, z, 0.0, 0.0, np.nan, 0.0, 0.0, x[:0], x[:0], grid
         )
-    low, high = float(x.min()), float(x.max())
     with np.errstate(over="ignore", invalid="ignore"):
         if w is None: mean = total / len(x); m2 = float(np.dot(x, x)) - len(x) * mean * mean
         else: mean = float(np.dot(x, w) / w.sum()); m2 = float(np.dot(x * x, w)) - float(w.sum()) * mean * mean
@@ -366,7 +388,7 @@ def quantile(
 # %% ../nbs/03_profile.ipynb #070c1973
 MOST_NAMES = 20_000
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Names:
     "One column of categories in one window."
     rows: float
@@ -382,6 +404,7 @@ class Names:
         return float(sum(1 for v in self.counts.values() if v <= 1) + self.rest)
     @property
     def missing_share(self) -> float: return self.missing / self.rows if self.rows else np.nan
+    def __repr__(self) -> str: return _told(self)
 
 def names(
     values: pd.Series,
@@ -426,7 +449,7 @@ def is_id(
     return unique == n and n >= 50 or (called and unique > 0.5 * n)
 
 # %% ../nbs/03_profile.ipynb #3c6e79d2
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Joint:
     "Sums over rows of features, of their products and of the squares of those."
     n: float
@@ -434,6 +457,7 @@ class Joint:
     s1: np.ndarray  # (q,)
     s2: np.ndarray  # (q, q)
     s4: np.ndarray  # (q, q)
+    def __repr__(self) -> str: return f"Joint({len(self.labels)} features of {self.n:,.0f} rows)"
 
 MOST_FEATURES, JOINT_ROWS = 80, 20_000
 
@@ -484,7 +508,7 @@ def _joint(F: np.ndarray, feats: list, w: np.ndarray | None) -> Joint:
     return Joint(n, tuple((a, b) for a, b, _ in feats), A.sum(0), A.T @ F, B.T @ G)
 
 # %% ../nbs/03_profile.ipynb #aad660b3
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Profile:
     "Summaries of all columns of a window."
     rows: float
@@ -496,13 +520,58 @@ class Profile:
     meta: dict = field(default_factory=dict)
     def __getitem__(self, name: str) -> Numbers | Names: return self.columns[name]
     def __add__(self, other: "Profile") -> "Profile": return merge([self, other])
+    def __repr__(self) -> str: return f"{_heading(self)}\n{_head(self).to_string()}"
+    def _repr_html_(self) -> str: return f"<p>{_heading(self)}</p>{_head(self).to_html()}"
+
+# %% ../nbs/03_profile.ipynb #look0002
+def _look(c: Numbers | Names) -> dict[str, str]:
+    "A column's summary as words."
+    out = dict(kind=c.kind, missing=f"{c.missing_share:.1%}" if c.missing else "", mean="", sd="", range="", names="")
+    if isinstance(c, Names):
+        if c.kind != "category" or not c.n: return out
+        top = sorted(c.counts.items(), key=lambda kv: (-kv[1], kv[0]))
+        said = [f"{k if len(k) <= 20 else k[:19] + '…'} {v / c.n:.0%}" for k, v in top[:3]]
+        return out | dict(names=", ".join(said) + (f" and {len(top) - 3:,} more" if len(top) > 3 else ""))
+    if not c.n: return out
+    if c.kind != "datetime": return out | dict(mean=_plain(c.mean), sd=_plain(c.sd), range=f"{_plain(c.min)} to {_plain(c.max)}")
+    mean, low, high = (str(np.datetime64(int(v), "s").astype("M8[m]")).replace("T", " ") for v in (c.mean, c.min, c.max))
+    return out | dict(mean=mean, sd=f"{c.sd / 86400:.3g} days", range=f"{low} to {high}")
+
+def _told(c: Numbers | Names) -> str:
+    "A column's summary in a line."
+    said = [f"{k} {v}" if k not in ("kind", "names") else v for k, v in _look(c).items() if v]
+    return f"{type(c).__name__}({c.rows:,.0f} rows: {', '.join(said)})"
+
+_SHOWN = 20  # columns of a table
+
+def _heading(p: Profile) -> str:
+    more = f", the first {_SHOWN} of them" if len(p.columns) > _SHOWN else ""
+    return f"Profile of {p.rows:,.0f} rows, {len(p.columns)} columns{more}"
+
+def _head(p: Profile) -> pd.DataFrame:
+    "One row a column."
+    kept = [*p.columns][:_SHOWN]
+    table = pd.DataFrame([_look(p[k]) for k in kept], index=pd.Index(kept, name="column"))
+    return table.loc[:, (table != "").any()]
+
 
 # %% ../nbs/03_profile.ipynb #0cf9561e
+_TRUTH = {"0": "False", "1": "True", "false": "False", "true": "True"}
+
+def _one_truth(now: Names, like: Names | None) -> Names:
+    "Where the baseline holds True and False, 1 and 0 and `true` are these: a database or JSON spells them so."
+    if like is None or not like.counts or not {*like.counts} <= {"True", "False"}: return now
+    counts: dict[str, float] = {}
+    for k, v in now.counts.items():
+        k = _TRUTH.get(k.lower(), k)
+        counts[k] = counts.get(k, 0) + v
+    return replace(now, counts=counts)
+
 def _summary(s: pd.Series, kind: str, like: Numbers | Names | None, w: np.ndarray | None) -> Numbers | Names:
     if kind in ("number", "datetime"):
         r = numbers(s, like.grid if isinstance(like, Numbers) else None, w)
         return replace(r, kind=kind)
-    if kind == "category": return names(s, w)
+    if kind == "category": return _one_truth(names(s, w), like)
     gone = s.isna().to_numpy()
     n = float(len(s)) if w is None else float(w.sum())
     missing = float(gone.sum()) if w is None else float(w[gone].sum())

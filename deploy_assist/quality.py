@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .profile import as_name, as_numbers
+from .profile import as_name, as_numbers, as_times
 
 # %% ../nbs/05_quality.ipynb #d81f451f
 @dataclass(frozen=True)
@@ -330,6 +330,11 @@ def _at_level(ya: np.ndarray, ea: np.ndarray, yb: np.ndarray, eb: np.ndarray) ->
     )
 
 
+def _predicted(o: Outcome) -> Outcome:
+    "The rows that have a prediction: none is not a wrong one."
+    ok = o.pred >= 0
+    return o if ok.all() else replace(o, y=o.y[ok], pred=o.pred[ok])
+
 def losses(
     a: Outcome | None,          # baseline
     b: Outcome | None,          # current window
@@ -351,7 +356,8 @@ def losses(
         out.append(x)
     else:
         if a.pred is not None and b.pred is not None:
-            out.append(_at_mix("accuracy", (a.pred == a.y) * 1.0, a, (b.pred == b.y) * 1.0, b, tolerance, True))
+            u, v = _predicted(a), _predicted(b)
+            out.append(_at_mix("accuracy", (u.pred == u.y) * 1.0, u, (v.pred == v.y) * 1.0, v, tolerance, True))
         if a.score is not None and b.score is not None and a.task == "binary" and len(a.classes) == 2:
             (u, su), (v, sv) = auc(a.y, a.score), auc(b.y, b.score)
             if min(b.y.sum(), b.n - b.y.sum()) >= 8:
@@ -487,8 +493,8 @@ def service_level(
             burn=float(bad.mean() / (1 - answered)),
             budget_left=float(1 - bad.mean() / (1 - answered)),
         )
-    if "time" in requests:
-        t = pd.to_datetime(requests["time"], utc=True)
+    t = as_times(requests["time"]) if "time" in requests else None
+    if t is not None and t.notna().any():
         out["per_hour"] = len(t) / max((t.max() - t.min()).total_seconds() / 3600, 1 / 60)
         gap = t.sort_values().diff().max()
         out["longest_gap_s"] = float(gap.total_seconds()) if pd.notna(gap) else 0.0

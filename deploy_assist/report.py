@@ -41,8 +41,8 @@ from .profile import to_dict as profile_dict
 from .quality import Z95, _failed, classes_of, codes, service_level, wilson
 from .release import Release, read_manifest, roles
 from .schema import Schema
-from .verdict import Finding, Verdict, baseline_profile, compare, limits_for
-from .windows import profile_batches, profile_of, some_rows
+from .verdict import Finding, Verdict, baseline_profile, compare, limits_for, one_truth
+from .windows import answers_of, profile_of, profile_rows, season_start, some_rows
 
 # %% ../nbs/24_report.ipynb #8b0c3320
 def number(
@@ -69,7 +69,7 @@ def percent(x: Any) -> str:
     if abs(x) < 1e-7: return "0%"
     if 0.99 <= x < 1:  # 99.9% is not 100%
         return f"{100 * x:.{max(0, int(np.ceil(-np.log10(1 - x) - 1e-6)) - 2)}f}%"
-    return f"{100 * x:.0f}%" if abs(x) >= .1 else f"{100 * x:.1f}%" if abs(x) >= .001 else f"{100 * x:.2g}%"
+    return f"{100 * x:.0f}%" if abs(x) >= .1 else f"{100 * x:.1f}%" if abs(x) >= .001 else f"{number(100 * x)}%"
 
 # %% ../nbs/24_report.ipynb #ae8e1e5f
 def clock(
@@ -330,6 +330,8 @@ class Monitor:
     )  # since, until, created, timezone, version, baseline, slo, metrics, thresholds
     earlier: tuple[dict, ...] = ()                    # earlier reports, oldest first
     counted: Profile | None = None                    # all rows counted, when `current` holds a part of them
+    answers: pd.DataFrame | None = None               # and what quality needs of all of them
+    season: pd.DataFrame | None = None                # rows before the window, when its weekdays or hours are not the usual ones
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -350,6 +352,9 @@ class Monitor:
             version_change=self.version_change,
             history=self.earlier,
             counted=self.counted,
+            answers=self.answers,
+            window=(self.since, self.until) if self.since and self.until else None,
+            season=self.season,
             **{k: self.roles.get(k) for k in ("prediction", "score", "label", "time")},
         )
 
@@ -361,6 +366,11 @@ class Monitor:
     def whole(self, k: float) -> int:
         "So many rows of `current` are how many of the window?"
         return round(k * self.rows / max(len(self.current), 1))
+
+    @property
+    def answered(self) -> pd.DataFrame:
+        "The rows on which quality is measured: all."
+        return self.answers if self.answers is not None else self.current
 
     @property
     def zone(self) -> str: return self.about.get("timezone") or "UTC"
@@ -639,10 +649,22 @@ def _usual_rows(self: Monitor) -> float | None:
     return float(np.median(seen)) if seen else None
 
 def _labelled(self: Monitor) -> int:
-    found = column_of(self.current, self.roles.get("label"))
-    if self.counted is not None and self.roles.get("label") in self.counted.columns:
+    found = column_of(self.answered, self.roles.get("label"))
+    if self.answers is None and self.counted is not None and self.roles.get("label") in self.counted.columns:
         return int(self.counted[self.roles["label"]].n)
-    return 0 if found is None else self.whole(found.notna().sum())
+    if found is None: return 0
+    return self.whole(found.notna().sum()) if self.answers is None else int(found.notna().sum())
+
+def _waiting(self: Monitor) -> tuple[str, str]:
+    "How many labels do not count yet, and when those of the newest rows will; empty when none wait."
+    q, t = self.verdict.quality or {}, column_of(self.current, self.roles.get("time"))
+    if not q.get("waiting"): return "", ""
+    last, made = pd.to_datetime(t, utc=True).max(), moment(self.about.get("created")) or self.until
+    late = self.feedbacks["delay_s"].dropna() if self.feedbacks is not None and len(self.feedbacks) else ()
+    until = moment(q.get("matured_until"))
+    wait = timedelta(seconds=float(np.quantile(late, .9))) if len(late) >= 20 else made - until if made and until else None
+    due = f"all count from about {clock((last + wait).to_pydatetime(), self.zone)}" if wait is not None else ""
+    return f"{q['waiting']:,} newer label{'' if q['waiting'] == 1 else 's'} wait until more rows of their time have one", due
 
 def trust(self: Monitor) -> Html:
     "What the verdict rests on, in eight facts: window, time zone, model and data version, rows, labels, age, baseline."
@@ -663,7 +685,7 @@ def trust(self: Monitor) -> Html:
 
 def _rows_fact(self: Monitor) -> tuple[str, str, str]:
     usual = _usual_rows(self)
-    some = f"; all counted, {len(self.current):,} looked at for quality and details" if self.counted is not None else ""
+    some = f"; all counted, {len(self.current):,} drawn for pictures, slices and since when" if self.counted is not None else ""
     return "Rows", f"{self.rows:,}", (f"usual: {usual:,.0f}" if usual else "no earlier report to compare with") + some
 
 def _labels_fact(self: Monitor) -> tuple[str, str, str]:
@@ -758,7 +780,8 @@ def _drifted(self: Monitor) -> dict:
     band = ""
     if worst is not None and worst.ks is not None and len(self.current) and len(self.baseline):
         half = 1.358 * np.sqrt(1 / len(self.baseline) + 1 / self.rows)  # of Kolmogorov's distribution
-        band = f", 95%: {number(max(0.0, worst.ks - half))} to {number(min(1.0, worst.ks + half))}"
+        ends = number(max(0.0, worst.ks - half)), number(min(1.0, worst.ks + half))
+        band = f" ({number(worst.ks_net)} beyond chance), 95%: {' to '.join(ends)}"
     more = len(drift) - past[-1] if past else 0
     return _tile(
         "Drift",
@@ -766,7 +789,7 @@ def _drifted(self: Monitor) -> dict:
         f"{abs(more)} {'more' if more > 0 else 'fewer'} than in the last report" if more
         else "as in the last report" if past else "",
         f"largest: {worst.column}, {'KS' if worst.ks is not None else 'share'} {number(worst.effect)}{band}" if worst else "",
-        f"limit: KS {number(v.limits.get('ks'))}, PSI {number(v.limits.get('psi'))}" if v.limits else "",
+        f"limit: KS {number(v.limits.get('ks'))}, PSI {number(v.limits.get('psi'))}, beyond chance" if v.limits else "",
         sparkline([*past, len(drift)], title="moved columns, report by report") if past else "",
         "beyond the limit" if drift else "",
     )
@@ -812,11 +835,11 @@ def _predicted(self: Monitor) -> dict:
     )
 
 def _output_limit(self: Monitor) -> str:
-    "How far the outputs may move, and how far they did."
+    "How far the outputs may move beyond chance, and how far they did."
     d = next((d for r in ("score", "prediction") for d in self.verdict.outputs if d.column == self.roles.get(r)), None)
     if d is None or not self.verdict.limits: return ""
-    kind, at = ("KS", "ks") if d.ks is not None else ("PSI", "psi_category")
-    return f"limit: {kind} {number(self.verdict.limits[at])}, now {number(d.ks if d.ks is not None else d.psi)}"
+    kind, at, now = ("KS", "ks", d.ks_net) if d.ks is not None else ("PSI", "psi_category", d.psi_net)
+    return f"limit: {kind} {number(self.verdict.limits[at])} beyond chance, now {number(now)}"
 
 def _beyond(self: Monitor, cause: str) -> str:
     return "beyond the limit" if any(f.cause == cause for f in self.verdict.findings) else ""
@@ -841,7 +864,7 @@ def _scored(self: Monitor) -> dict:
             f"{signed(m['value'] - before[best]['value'])} "
             f"on the baseline's {number(before[best]['value'])}" if best in before else "",
             f"95%: {number(m['low'])} to {number(m['high'])}, {m['n']:,} labels",
-            bearable,
+            "; ".join(filter(None, (bearable, *_waiting(self)))),
             line,
             _beyond(self, "model"),
         )
@@ -850,10 +873,13 @@ def _scored(self: Monitor) -> dict:
         return _tile(
             "Quality",
             f"{METRIC[best]} ≈ {number(est[best])}",
-            "estimated: no labels have come",
+            f"estimated; {_waiting(self)[0] or 'no label has come'}",
             f"{number(before[best]['value'])} in the baseline" if best in before else "",
+            _waiting(self)[1],
         )
-    return _tile("Quality", "–", "no labels in this window", "")
+    if waits := _waiting(self)[0]: return _tile("Quality", "–", waits, _waiting(self)[1])
+    few = f"{k:,} label{'' if k == 1 else 's'}: too few, or all alike" if (k := _labelled(self)) else "no label has come"
+    return _tile("Quality", "–", few if self.roles.get("label") else "no column of labels", "")
 
 def _p95(x: np.ndarray) -> float:
     x = x[np.isfinite(x)]
@@ -941,8 +967,10 @@ def _strikes(self: Monitor, f: Finding) -> list[tuple[str, str]]:
     mask, usual, rows = got
     moved = f.cause in ("population", "labels")
     k = max(0.0, mask.mean() - usual) * len(mask) if moved else mask.sum()
-    n, part = len(mask), self.counted is not None and f.cause not in ("model", "labels")
-    if part:
+    n, part = len(mask), self.counted is not None
+    if part and f.cause in ("model", "labels"):
+        if self.answers is not None: k, n = mask.mean() * self.verdict.rows["labelled"], self.verdict.rows["labelled"]
+    elif part:
         n, of_all = self.rows, f.cause in ("missing", "unit", "stuck", "unseen", "range")
         k = f.effect * n if of_all else self.whole(k)
     word = "rows wrong" if f.cause == "model" else "rows hit"
@@ -1252,15 +1280,11 @@ def quality(self: Monitor) -> Html:
     before, after = q.get("before") or {}, q.get("after") or {}
     n = _labelled(self)
     if not after:
-        why = (
-            (
-                "No label has come for this window, so quality was not measured."
-                if not n
-                else f"{n:,} labels have come, which is too few, too new or too uniform to measure quality."
-            )
-            if self.roles.get("label")
-            else "No column of labels was given."
-        )
+        waits = "; ".join(filter(None, _waiting(self)))
+        if not self.roles.get("label"): why = "No column of labels was given."
+        elif not n: why = "No label has come for this window, so quality was not measured."
+        elif waits: why = f"Quality was not measured: {waits}."
+        else: why = f"{n:,} labels have come, which is too few or too uniform to measure quality."
         return _section("plain", text=why)
     rows = [
         (
@@ -1271,8 +1295,10 @@ def quality(self: Monitor) -> Html:
         )
         for k, m in after.items()
     ]
-    return _section("quality", rows=rows, n=q.get("labelled", n), total=len(self.current),
-                    maturity=_maturity(self), confusion=_confusion(self),
+    part = "" if self.answers is None else f" Slices are looked for in {len(self.current):,} rows, all else is measured on all."
+    waits = "".join(f" {w[:1].upper()}{w[1:]}." for w in ("; ".join(filter(None, _waiting(self))),) if w)
+    return _section("quality", rows=rows, n=q.get("labelled", n), total=len(self.answered),
+                    maturity=_maturity(self), more=waits + part, confusion=_confusion(self),
                     slices=_slices(self), reliable=_svg_ok(_calibrated(self)))
 
 
@@ -1285,7 +1311,7 @@ def _pairs(self: Monitor, frame: pd.DataFrame) -> tuple[pd.Series, pd.Series] | 
     if y is None or p is None: return None
     ok = y.notna() & p.notna()
     until = (self.verdict.quality or {}).get("matured_until")
-    if frame is self.current and "waiting" in self.verdict.quality:  # labels that came before others of their time
+    if frame is not self.baseline and "waiting" in self.verdict.quality:  # labels that came before others of their time
         ok &= column_of(frame, self.roles["time"]) < pd.Timestamp(until) if until else False
     return y[ok], p[ok]
 
@@ -1297,7 +1323,7 @@ def _misses(self: Monitor, y: pd.Series, p: pd.Series) -> np.ndarray:
 def _confusion(self: Monitor) -> dict | None:
     "Of each label's rows, the share predicted as each class: in the window, in the baseline, and the difference in points."
     if (self.verdict.quality or {}).get("task") not in ("binary", "multiclass"): return None
-    now, was = _pairs(self, self.current), _pairs(self, self.baseline)
+    now, was = _pairs(self, self.answered), _pairs(self, self.baseline)
     if now is None or not len(now[0]): return None
     names = list(classes_of(*now, *(was or ())))
     if not 2 <= len(names) <= 8: return None
@@ -1319,7 +1345,7 @@ def _calibrated(self: Monitor, bins: int = 8) -> str:
         y, s = column_of(frame, self.roles.get("label")), column_of(frame, self.roles.get("score"))
         if y is None or s is None: return []
         label = self.roles["label"]
-        names = classes_of(*(column_of(f, label) for f in (self.baseline, self.current) if label in f))
+        names = classes_of(*(column_of(f, label) for f in (self.baseline, self.answered) if label in f))
         y, s = codes(y, names), as_numbers(s)
         ok = (y >= 0) & np.isfinite(s)
         y, s = y[ok], s[ok]
@@ -1328,7 +1354,7 @@ def _calibrated(self: Monitor, bins: int = 8) -> str:
         n, k = np.bincount(at), np.bincount(at, y)
         mean = np.bincount(at, s) / np.maximum(n, 1)
         return [(m, c / t, *wilson(c, t)) for m, c, t in zip(mean, k, n) if t]
-    now = points(self.current)
+    now = points(self.answered)
     return reliability(points(self.baseline), now, "share positive by score, baseline and window") if now else ""
 
 def _slices(self: Monitor, most: int = 5) -> list[tuple]:
@@ -1373,7 +1399,7 @@ def feedback(self: Monitor) -> Html:
                          f"95%: {percent(low)} to {percent(high)}, {len(judged):,} judgements"))
         late = f["delay_s"].dropna()
         if len(late): rows.append(("comes after", span(float(late.median())), f"90% within {span(float(late.quantile(.9)))}"))
-    now = _pairs(self, self.current)
+    now = _pairs(self, self.answered)
     if k:
         low, high = wilson(k, n)
         rows.append(("response rate", percent(k / n),
@@ -1455,7 +1481,7 @@ def _storable(frame: pd.DataFrame) -> pd.DataFrame:
             frame[c] = s.astype(object).where(s.notna(), None).map(str, na_action="ignore")
     return frame
 
-_FRAMES = ("baseline", "current", "requests", "requests_before", "feedbacks")
+_FRAMES = ("baseline", "current", "requests", "requests_before", "feedbacks", "answers", "season")
 
 def write_run(
     m: Monitor,
@@ -1771,7 +1797,7 @@ def write_index(
         models.setdefault(d["model"], []).append(
             dict(
                 action=d["action"],
-                summary=d.get("summary", ""),
+                summary=_named(d.get("summary", "")),
                 rows=f"{r.get('rows', 0):,}",
                 href=quote(d["file"]),
                 since=clock(r.get("since") or r.get("created"), zone),
@@ -1829,7 +1855,7 @@ def _one_at_a_time(out: Path):
     finally: os.close(fd)
 
 # %% ../nbs/24_report.ipynb #3cdafffa
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     "A finished report: the verdict and where its files lie."
     name: str
@@ -1843,6 +1869,7 @@ class Report:
     summary: str = field(default="", repr=False)  # verdict, tiles and findings as HTML
 
     def __str__(self) -> str: return f"{self.name}: {self.verdict}\n{self.html}"
+    def __repr__(self) -> str: return str(self)
 
     def _repr_html_(self) -> str:
         return (
@@ -1867,6 +1894,16 @@ def _verdict_from(d: Mapping) -> Verdict:
 MOST_ROWS = 50_000  # of a longer window are held at once: it is counted hour by hour, or batch by batch
 LONG_ROWS = 200_000  # up to so many are read as they are, which takes less time than adding up hours
 
+def _sep(path: Path) -> str: return "\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ","
+
+@contextmanager
+def _unreadable(path: Path, what: str) -> Iterator[None]:
+    "What reading a file may raise, as a `ConfigError`."
+    try: yield
+    except FileNotFoundError: raise ConfigError(f"{what}: there is no file {path}") from None
+    except (OSError, ValueError, EOFError) as e:  # Arrow's and pandas' own are among these
+        raise ConfigError(f"{what}: {path.name} cannot be read ({one_line(e)[:200]})") from None
+
 def read_frame(
     source: Any,                # a frame, or the path of a CSV or Parquet file
     what: str = "current",
@@ -1876,16 +1913,10 @@ def read_frame(
     if hasattr(source, "to_pandas") and not isinstance(source, pd.DataFrame): source = source.to_pandas()
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        try:
-            if path.suffix.lower() in (".parquet", ".pq") or path.is_dir():
-                source = pd.read_parquet(path)
-            elif path.suffix.lower() in (".csv", ".gz", ".tsv"):
-                source = pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",")
+        with _unreadable(path, what):
+            if path.suffix.lower() in (".parquet", ".pq") or path.is_dir(): source = pd.read_parquet(path)
+            elif path.suffix.lower() in (".csv", ".gz", ".tsv"): source = pd.read_csv(path, sep=_sep(path))
             else: raise ConfigError(f"{what}: got {path.name}, expected a frame, a .csv or a .parquet file")
-        except FileNotFoundError:
-            raise ConfigError(f"{what}: there is no file {path}") from None
-        except (OSError, ValueError) as e:
-            raise ConfigError(f"{what}: {path.name} cannot be read ({one_line(e)[:200]})") from None
     if not isinstance(source, pd.DataFrame):
         raise ConfigError(f"{what}: got {type(source).__name__}, expected a frame, a .csv or a .parquet file")
     if source.columns.duplicated().any():
@@ -1907,37 +1938,85 @@ def read_frame(
     return source
 
 # %% ../nbs/24_report.ipynb #24long02
-def _long(source: Any, most: int) -> int | None:
-    "Rows of a Parquet file of more than `most` rows; None for all else, also for what cannot be read."
-    if not isinstance(source, (str, os.PathLike)) or Path(source).suffix.lower() not in (".parquet", ".pq"): return None
-    import pyarrow.parquet as pq
-    try: rows = pq.read_metadata(source).num_rows
-    except Exception: return None  # `read_frame` says why
-    return rows if rows > most else None
-
-def _in_batches(path: Path, rows: int, most: int, kept: list, count: bool) -> Iterator[Any]:
-    "Batches of a Parquet file; every k-th row of all is put into `kept`, and so is the last."
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    k, seen = -(-rows // most), 0
-    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as f:  # a map of the file would count as our memory
-        for b in f.iter_batches(65_536):
-            at = np.arange(-seen % k, b.num_rows, k)
-            seen += b.num_rows
-            if seen == rows and (not len(at) or at[-1] != b.num_rows - 1): at = np.append(at, b.num_rows - 1)
-            kept.append(b.take(pa.array(at)))
-            if count: yield b
-
-def _read_part(path: Path, rows: int, most: int, like: Profile | None, what: str, time: str | None) -> tuple:
-    "About `most` rows of a long Parquet file, evenly, and all of them counted on the grids of `like`."
-    import pyarrow as pa
-    kept: list = []
+def _may_be_long(source: Any, most: int) -> bool:
+    "May this be a file of more than `most` rows? Of a CSV only the size is known before it is read."
+    if not isinstance(source, (str, os.PathLike)): return False
+    path, kind = Path(source), Path(source).suffix.lower()
     try:
-        batches = _in_batches(path, rows, most, kept, like is not None)
-        counted = profile_batches(batches, like) if like is not None else [*batches] and None
-    except (pa.ArrowException, OSError) as e:
-        raise ConfigError(f"{what}: {path.name} cannot be read ({one_line(e)[:200]})") from None
-    return read_frame(pa.Table.from_batches(kept).to_pandas(), what, time), counted
+        if kind in (".csv", ".tsv"): return path.stat().st_size > 2 * most
+        if kind == ".gz": return path.is_file()
+        import pyarrow.parquet as pq
+        return kind in (".parquet", ".pq") and pq.read_metadata(path).num_rows > most
+    except Exception: return False  # `read_frame` says why
+
+def _blocks(path: Path) -> Iterator[pd.DataFrame]:
+    "A file in blocks of rows, each numbered by its place in the file."
+    import pyarrow.parquet as pq
+    n = 0
+    def numbered(block):
+        nonlocal n
+        n += len(block)
+        return block.set_axis(range(n - len(block), n))
+    if path.suffix.lower() in (".parquet", ".pq"):
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as f:  # a map of the file would count as our memory
+            for b in f.iter_batches(65_536): yield numbered(b.to_pandas())
+    else:
+        with pd.read_csv(path, sep=_sep(path), chunksize=65_536) as f: yield from map(numbered, f)
+
+class _Thin:
+    "Every k-th row of blocks that follow one another: at most so many, and the last."
+    def __init__(self, most: int): self.most, self.k, self.kept, self.last = most, 1, [], None
+    def take(self, block: pd.DataFrame) -> None:
+        if not len(block): return
+        self.kept.append(block[block.index % self.k == 0])
+        self.last = block[-1:]
+        while sum(map(len, self.kept)) > self.most:
+            self.k *= 2
+            self.kept = [b[b.index % self.k == 0] for b in self.kept]
+    def rows(self) -> pd.DataFrame:
+        end = [self.last] if self.last.index[0] % self.k else []
+        return pd.concat([b for b in self.kept if len(b)] + end, ignore_index=True)
+
+@dataclass(frozen=True)
+class _Read:
+    "A file as it was read: all of it, or a part and what was counted."
+    frame: pd.DataFrame
+    rows: int
+    counted: Profile | None = None
+    answers: pd.DataFrame | None = None
+
+def _read_file(
+    path: Any,
+    most: int,              # rows that are kept of a long file
+    what: str,
+    time: str | None = None,
+    like: Profile | None = None,   # on whose grids a long file is counted
+    answers: Sequence[str] = (),   # columns that are kept of all rows
+) -> _Read:
+    "A frame or a file; of a long one about `most` rows, evenly, and all of them counted."
+    if not _may_be_long(path, LONG_ROWS):
+        whole = read_frame(path, what, time)
+        return _Read(whole, len(whole))
+    path, held, thin, counted, told, n = Path(path), [], _Thin(most), None, [], 0
+    def add(block):
+        nonlocal counted
+        thin.take(block)
+        if like is None: return
+        p = profile_rows(block.rename(columns=str), like)
+        counted = p if counted is None else counted + p
+        told.append(block[[c for c in answers if c in block]])
+    with _unreadable(path, what):
+        for block in _blocks(path):
+            n += len(block)
+            held.append(block)
+            if n > LONG_ROWS:
+                for b in held: add(b)
+                held = []
+    if not told and not thin.kept:  # a CSV that is not long after all
+        whole = read_frame(pd.concat(held, ignore_index=True) if held else read_frame(path, what), what, time)
+        return _Read(whole, n)
+    said = read_frame(pd.concat(told, ignore_index=True), what, time) if told else None
+    return _Read(read_frame(thin.rows(), what, time), n, counted, said)
 
 
 # %% ../nbs/24_report.ipynb #5b78834a
@@ -1949,24 +2028,26 @@ def _profile_of(b: pd.DataFrame, parts: Mapping, schema: Schema | None = None) -
 def _from_frames(baseline: Any, current: Any, name: str, parts: Mapping[str, str | None]) -> Monitor:
     t = parts.get("time")
     given = {k: v for k, v in parts.items() if v is not None}
-    rows, usual = _long(current, LONG_ROWS), _long(baseline, LONG_ROWS)
-    b = _read_part(Path(baseline), usual, LONG_ROWS, None, "baseline", t)[0] if usual else read_frame(baseline, "baseline", t)
-    counted = None
-    if rows: c, counted = _read_part(Path(current), rows, MOST_ROWS, _profile_of(b, given), "current", t)
-    else: c = read_frame(current, "current", t)
+    was = _read_file(baseline, LONG_ROWS, "baseline", t)
+    b, usual = was.frame, was.rows
+    like = _profile_of(b, given) if _may_be_long(current, LONG_ROWS) else None
+    now = _read_file(current, MOST_ROWS, "current", t, like, [*given.values()])
+    c = now.frame
     for k, v in given.items():
         if v not in b and v not in c:
             raise ConfigError(f"{k}: got {v!r}, expected one of the columns {', '.join(map(str, [*b.columns][:12]))}")
+    b, c, told = one_truth([b, c, now.answers], (parts.get("label"), parts.get("prediction")))
     latency = next((x for x in ("latency_ms", "latency") if x in c and x not in given.values()), None)
     about: dict = {"baseline": f"{Path(baseline).name}" if isinstance(baseline, (str, os.PathLike)) else "a frame"}
-    if usual: about["baseline"] += f", evenly drawn from {usual:,}"
+    if usual > len(b): about["baseline"] += f", evenly drawn from {usual:,}"
     if t in c and c[t].notna().any():
         ends = c[t].min(), c[t].max()
         about |= dict(
             since=ends[0].to_pydatetime().isoformat(),
             until=(ends[1].to_pydatetime() + timedelta(microseconds=1)).isoformat(),
         )
-    return Monitor(name, b, c, given | ({"latency": latency} if latency else {}), about=about, counted=counted)
+    return Monitor(name, b, c, given | ({"latency": latency} if latency else {}), about=about, counted=now.counted,
+                   answers=told)
 
 # %% ../nbs/24_report.ipynb #86163b5e
 NOT_TRAFFIC = ("demo", "shadow", "bench")
@@ -2069,16 +2150,19 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
             f"training and held-out rows of version {called.get('version') or '–'}"
             + (f" ({called['alias']})" if called.get("alias") else ""),
         )
-    alone = [
-        v for k, v in part.items() if k in ("prediction", "score", "label") and v not in baseline
-    ]  # nothing to compare with
+    outputs = [part[k] for k in ("prediction", "score", "label")]
+    alone = [v for v in outputs if v not in baseline or kind_of(baseline[v]) == "other"]  # nothing to compare with, or lists
     current, part = current.drop(columns=alone), {k: v for k, v in part.items() if v not in alone}
-    counted = None
+    counted, answers = None, None
     if every > 1:
+        answers = answers_of(log, name, since, until, leave=NOT_TRAFFIC).rename(columns=part)
         def traffic_view(w): return _as_current(traffic(w), schema)[0]
         last = since if other or which == "previous" else now  # what is counted on a baseline of this one report is not stored
         grids = _profile_of(baseline, part, _watched(schema))
         counted = profile_of(log, name, since, until, baseline=grids, now=last, view=traffic_view)
+    season = None
+    if which != "previous" and part["time"] not in baseline and (start := season_start(log, name, since, until)):
+        season = _as_current(rows_of(start, since)[0], schema)[0].drop(columns=alone)
     hidden = [c.name for c in schema.columns if c.policy != "keep"]
     def asked(a, b):
         r = log.requests(name, a, b)
@@ -2107,6 +2191,8 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
         _replies(log.feedbacks(name, since), window),
         about,
         counted=counted,
+        answers=answers,
+        season=season,
     )
 
 def _replies(found: pd.DataFrame, window: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIONS', 'CAUSES', 'FEED', 'ALPHA', 'POLICY', 'META', 'LATENCY', 'Finding', 'Verdict', 'limits_for',
-           'season_weights', 'say', 'compare', 'schema_task', 'baseline_profile']
+           'season_weights', 'say', 'compare', 'one_truth', 'schema_task', 'baseline_profile']
 
 # %% ../nbs/06_verdict.ipynb #a5a931b5
 from collections.abc import Iterable, Mapping
@@ -18,8 +18,8 @@ from scipy import stats
 
 from .drift import LIMITS, Drift, Suspect, holm, joint_suspects, number_text
 from .drift import suspects_names, suspects_numbers, two_proportions
-from .errors import ConfigError
-from .profile import KINDS, Names, Numbers, Profile, as_numbers, names, numbers, profile
+from .errors import ConfigError, SchemaError
+from .profile import KINDS, Names, Numbers, Profile, as_numbers, as_times, names, numbers, profile
 from .quality import classes_of, estimate, losses, losses_since, matured, metrics, outcome, service_level
 from .quality import task_of, temper
 
@@ -39,7 +39,7 @@ class Finding:
     data: dict = field(default_factory=dict)
     def to_dict(self) -> dict: return _plain(asdict(self))
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     "What to do, and why."
     action: str
@@ -73,6 +73,8 @@ class Verdict:
         lines = [f"{self.action}: {self.summary}", *(f"- {f.message}" for f in self.findings if f.message not in self.summary)]
         return "\n".join([*lines, self.advice] if self.advice else lines)
 
+    def __repr__(self) -> str: return str(self)
+
 def _plain(v: Any) -> Any:
     "JSON-able: no numpy, no not-a-number."
     if isinstance(v, Mapping): return {str(k): _plain(x) for k, x in v.items()}
@@ -87,7 +89,12 @@ def _plain(v: Any) -> Any:
 ALPHA = dict(
     feed=0.004, columns=0.005, joint=0.004, outputs=0.003, quality=0.004, service=0.002
 )  # about 2% false alarms a report
-POLICY = dict(min_rows=30, min_labels=50, confirm=1, cooldown=1)  # windows of a loss before, and of rest after, a retrain
+POLICY = dict(
+    min_rows=30, min_labels=50,
+    confirm=1, cooldown=1,  # windows of a loss before, and of rest after, a retrain
+    stale=0.5,              # share of the window, at its end, in which no row came
+    baseline_days=730,      # from the baseline's last row to the window's first, when no labels measure the model
+)
 
 def limits_for(
     thresholds: Mapping[str, Any] | None,
@@ -95,6 +102,8 @@ def limits_for(
 ) -> tuple[dict, dict[str, dict]]:  # for all, and per column
     "Defaults with overrides: `{'ks': .1, 'age': {'missing': .2}}`."
     general, per = {**LIMITS, **POLICY}, {}
+    if not isinstance(thresholds or {}, Mapping):
+        raise ConfigError(f"thresholds: got {thresholds!r}, expected names with numbers: {{'ks': .1}}")
     for k, v in (thresholds or {}).items():
         if k == "columns" and isinstance(v, Mapping): per |= {c: dict(x) for c, x in v.items()}
         elif isinstance(v, Mapping): per[k] = dict(v)
@@ -109,13 +118,13 @@ def limits_for(
                 raise ConfigError(f"threshold {k!r} of column {c!r}: expected one of {', '.join(sorted(general))}")
     for c, d in (("", general), *per.items()):
         for k, v in d.items():
-            if isinstance(v, bool) or not isinstance(v, (int, float)):
-                raise ConfigError(f"threshold {k!r}{c and f' of column {c!r}'}: got {v!r}, expected a number")
+            if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v < float("inf"):
+                raise ConfigError(f"threshold {k!r}{c and f' of column {c!r}'}: got {v!r}, expected a number, 0 or more")
     return general, {c: {**general, **d} for c, d in per.items()}
 
 # %% ../nbs/06_verdict.ipynb #fa8f761a
 def _phase(t: pd.Series, how: str) -> np.ndarray:
-    t = pd.to_datetime(t, utc=True, errors="coerce")
+    t = as_times(t)
     day, block = t.dt.day_of_week.to_numpy(float), t.dt.hour.to_numpy(float) // 4
     out = dict(weekday=day, hour=block, both=day * 6 + block)[how]
     return np.where(np.isfinite(out), out, -1).astype(int)
@@ -155,7 +164,7 @@ def season_weights(
     base: Profile,
 ) -> tuple[np.ndarray, str] | None:  # weights of the baseline's rows, and the phase used
     "Weights that give the baseline the window's weekdays and hours; None when there is no rhythm or nothing to match."
-    tb = pd.to_datetime(baseline[time], utc=True, errors="coerce")
+    tb = as_times(baseline[time])
     days = (tb.max() - tb.min()).total_seconds() / 86400 if tb.notna().any() else 0
     for how, least in (("both", 14), ("weekday", 14), ("hour", 2)):
         if not days >= least - .5: continue
@@ -176,6 +185,51 @@ def season_weights(
         return w * w.sum() / (w @ w), how  # the sum of the weights is the effective number of rows
     return None
 
+# %% ../nbs/06_verdict.ipynb #near0002
+_PHASES = dict(both="weekdays and hours", weekday="weekdays", hour="hours")
+
+def _is_like(base: Numbers | Names, rows: Numbers | Names, lim: dict, looks: tuple = ("missing", "population", "stuck")) -> bool:
+    "Is a column of the earlier rows like the baseline's, to half of what matters?"
+    if not base.n or not rows.n: return False
+    f = suspects_numbers if isinstance(base, Numbers) else suspects_names
+    moves = [s for s in f("", base, rows, base, lim)[0] if s.cause in looks]
+    return all(abs(s.size) < .5 or s.p > .01 for s in moves)
+
+@dataclass(frozen=True)
+class _Near:
+    "Earlier rows, weighted to the window's weekdays and hours, and the baseline with what they say in its place."
+    rows: pd.DataFrame
+    weights: np.ndarray
+    how: str
+    match: Profile
+    like: int  # so many columns of all earlier rows are like the baseline's
+    def column(self, name: str, base: Numbers | Names, count: Any, lim: dict) -> Numbers | Names:
+        "An output at the window's season; as in the baseline where the earlier rows are unlike it."
+        looks = "population", "stuck"  # training rows have no score, which is no gap
+        if name not in self.rows or not _is_like(base, count(self.rows[name]), lim, looks): return base
+        return count(self.rows[name], self.weights)
+    def answered(self, label: str, classes: Any, a: Any, known: Mapping, lim: dict, **ask) -> Any:
+        "The labelled earlier rows at the window's season; None where they are few, or show a loss themselves."
+        whole = outcome(self.rows, label, classes=classes, **ask)
+        part = outcome(self.rows.iloc[_drawn(self.weights)], label, classes=classes, **ask)
+        if part is None or part.n < lim["min_labels"]: return None
+        tol = lim["tolerance"], lim["tolerance_relative"]
+        lost = [temper(x, known) for x in losses(a, whole, *tol)] if a is not None else losses_since(known, whole, *tol)
+        return part if all(x.size < .5 or x.p > .01 for x in lost) else None
+
+def _near(season: pd.DataFrame, c: pd.DataFrame, time: str, base: Profile, of: Any) -> _Near | None:
+    "The baseline at the window's season, as far as earlier rows tell it; None when there is no rhythm or nothing to match."
+    got = season_weights(season, c, time, base)
+    if got is None: return None
+    w, how = got
+    whole, there = profile(season, like=base), profile(season, like=base, weights=w)
+    like = {k for k in whole.columns if _is_like(base[k], whole[k], of(k))}
+    same = base.joint is not None and whole.joint is not None and all(
+        s.size < .5 or s.p > .01 for s in joint_suspects(base.joint, whole.joint, of("")))
+    columns = {k: there[k] if k in like else c for k, c in base.columns.items()}
+    return _Near(season, w, how, replace(base, columns=columns, joint=there.joint if same else base.joint), len(like))
+
+
 # %% ../nbs/06_verdict.ipynb #f3cba865
 def _drawn(w: np.ndarray) -> np.ndarray:
     "Places of rows drawn by their weights, evenly over the order of rows: as many as the weights are worth."
@@ -187,7 +241,7 @@ def _settled(
 ) -> tuple[pd.DataFrame, int, datetime | None]:
     "The window without the labels of rows that are too new, how many those are, and from when on."
     if not (time and label and time in c and label in c): return c, 0, None
-    came, t = c[label].notna().to_numpy(), pd.to_datetime(c[time], utc=True, errors="coerce")
+    came, t = c[label].notna().to_numpy(), as_times(c[time])
     if came.all() or not came.any() or t.isna().all(): return c, 0, None
     usual = None
     if stored is None and label in b and time in b: usual = b[label].notna().mean()
@@ -199,6 +253,42 @@ def _settled(
     c = c.copy(deep=False)
     c[label] = c[label].where(~new)
     return c, int(new.sum()), until
+
+def _age(
+    b: pd.DataFrame, c: pd.DataFrame, time: str | None, window: tuple[datetime, datetime] | None, stored: Profile | None
+) -> dict[str, float]:
+    "`quiet`: share of the window, at its end, without a row; `baseline_days`: between the baseline's end and the first row."
+    if not time or time not in c: return {}
+    t = as_times(c[time])
+    if t.isna().all(): return {}
+    out, first, last = {}, t.min().timestamp(), t.max().timestamp()
+    if window is not None:
+        start, end = (w.timestamp() for w in window)
+        out["quiet"] = min(1.0, max(0.0, (end - last) / max(end - start, 1e-9)))
+    until = stored.until if stored is not None else None
+    if stored is None and time in b:
+        tb = as_times(b[time]).max()
+        until = tb.timestamp() if pd.notna(tb) else None
+    if until is not None: out["baseline_days"] = max(0.0, (first - until) / 86400)
+    return out
+
+def _fresh(age: Mapping[str, float], lim: Mapping, labelled: int, history: list[Mapping]) -> tuple[dict, str] | None:
+    "The condition that the data are not stale, and what to do when it is not met; None when no times are known."
+    if not age: return None
+    quiet = age.get("quiet", 0.0)
+    usual = max([(h.get("rows") or {}).get("quiet") or 0.0 for h in history[-8:]], default=0.0)  # such as one batch a week
+    name = "the data are fresh"
+    if quiet > max(lim["stale"], usual + .1 if usual else 0):
+        return dict(name=name, met=False, evidence=f"no row came in the last {_pct(quiet)} of the window"), (
+            "look whether predictions still arrive, or judge a window that ends with them")
+    old = age.get("baseline_days", 0.0)
+    if old > lim["baseline_days"] and labelled < lim["min_labels"]:
+        said = f"the baseline ended {number_text(old)} days before the window, {lim['baseline_days']:g} are borne without labels"
+        return dict(name=name, met=False, evidence=said), "give a newer baseline, or labels"
+    if "quiet" not in age: said = "the baseline is not old"
+    elif quiet < .01: said = "rows came to the end of the window"
+    else: said = f"the last row came {_pct(quiet)} of the window before its end"
+    return dict(name=name, met=True, evidence=said), ""
 
 META = ("prediction_id", "model", "model_id", "version", "alias", "source", "request_id")
 LATENCY = ("latency_ms", "latency")
@@ -251,10 +341,12 @@ def say(
             f"{c} has values never seen in training in {_pct(s.effect)} of the rows: "
             f"{', '.join(map(repr, d['names'][:3]))}"
         )
+    if s.cause == "range" and d["infinite"] and "min" not in d: return f"{c} is infinite in {_pct(s.effect)} of the rows"
     if s.cause == "range":
         return (
             f"{c} lies outside the range seen in training ({number_text(d['low'])} to {number_text(d['high'])}{unit}) in "
             f"{_pct(s.effect)} of the rows: {number_text(d['min'])} to {number_text(d['max'])}"
+            f"{f', {int(k):,} infinite' if (k := d.get('infinite')) else ''}"
         )
     if s.cause == "population":
         e: Drift = d["drift"]
@@ -284,18 +376,20 @@ def _judge(family: list[Suspect], alpha: float) -> list[tuple[Suspect, float]]:
 
 # %% ../nbs/06_verdict.ipynb #c6d3d40f
 def _output(
-    name: str, b: pd.Series | Numbers | Names, c: pd.Series | Numbers | Names, discrete: bool, w: np.ndarray | None, lim: dict
+    name: str, b: pd.Series | Numbers | Names, c: pd.Series | Numbers | Names, discrete: bool, w: np.ndarray | None, lim: dict,
+    near: "_Near | None" = None,
 ) -> tuple[list[Suspect], Drift] | None:
     "How a prediction, a score or a label moved."
     if discrete:
         x, y = b if isinstance(b, Names) else names(b), c if isinstance(c, Names) else names(c)
-        m = x if w is None else names(b, w)
+        m = names(b, w) if w is not None else x if near is None else near.column(name, x, names, lim)
         if not x.n or not y.n: return None
         found, d = suspects_names(name, x, y, m, lim)
     else:
         x = b if isinstance(b, Numbers) else numbers(b)
         y = c if isinstance(c, Numbers) else numbers(c, x.grid)
-        m = x if w is None else numbers(b, x.grid, w)
+        grid = lambda s, w=None: numbers(s, x.grid, w)
+        m = grid(b, w) if w is not None else x if near is None else near.column(name, x, grid, lim)
         if not x.n or not y.n: return None
         found, d = suspects_numbers(name, x, y, m, lim)
         found = [s for s in found if s.cause not in ("unit", "range")]
@@ -368,6 +462,9 @@ def compare(
     version_change: str | None = None,    # such as "2 to 3" when another version began to serve just before the window
     history: Iterable[Mapping] = (),      # earlier verdicts as dicts, newest last
     counted: Profile | None = None,       # the inputs of all rows, on the baseline's grids, when `current` is a part of them
+    answers: pd.DataFrame | None = None,  # prediction, score, label and time of all rows, when `current` is a part of them
+    window: tuple[datetime, datetime] | None = None,  # its start and end, which rows that stopped coming do not tell
+    season: pd.DataFrame | None = None,   # rows before the window, with `time`, for a baseline that has no times
 ) -> Verdict:
     "Judge a window against a baseline. Values in, values out: no file, no clock, nothing is changed."
     if not isinstance(baseline, (pd.DataFrame, Profile)) or not isinstance(current, (pd.DataFrame, Profile)):
@@ -375,6 +472,8 @@ def compare(
             f"compare: got {type(baseline).__name__} and {type(current).__name__}, expected two frames, or a "
             f"profile and a frame"
         )
+    _check_arguments(dict(prediction=prediction, score=score, label=label, time=time), baseline, current, schema, weights, window,
+                     dict(service=service, service_baseline=service_baseline, answers=answers, season=season))
     if isinstance(current, Profile): _same_grids(baseline, current)
     stored = baseline if isinstance(baseline, Profile) else None
     b = (
@@ -393,17 +492,19 @@ def compare(
             label or part.get("label"),
             time or part.get("time"),
         )
+    b, c, answers = one_truth([b, c, answers], (label, prediction), stored)
     roles = _roles(b, c, prediction, score, label, time, schema)
     lim, per = limits_for(thresholds, roles.inputs)
     of = lambda k: per.get(k, lim)
-    c, waiting, settled = _settled(b, c, time, label, stored)
+    said, waiting, settled = _settled(b, c if answers is None else answers, time, label, stored)
+    if answers is None: c = said
     n_base = int(stored.rows) if stored is not None else len(b)
     whole = summed if summed is not None else counted
     n_cur = len(c) if whole is None else int(whole.rows)
     rows = dict(baseline=n_base, current=n_cur)
     notes: list[str] = []
     if n_cur == 0 or n_base < 10:
-        which = "the window holds no row" if n_cur == 0 else f"the baseline holds {n_base} rows"
+        which = "the window holds no row" if n_cur == 0 else f"the baseline holds {n_base} rows, 10 are needed"
         return Verdict(
             "cannot tell",
             summary=which,
@@ -424,16 +525,20 @@ def compare(
     )
     if counted is not None: _same_grids(base, cur)
     if summed is not None: notes.append("judged from profiles: quality with labels and the season need the rows")
-    match, w = base, None
+    match, w, near = base, None, None
     if stored is None and time and time in b and time in c:
         got = season_weights(b, c, time, base)
         if got is not None:
             w, how = got
             match = profile(fb, like=base, weights=w)
-            notes.append(
-                f"the baseline was matched to the window's "
-                f"{dict(both='weekdays and hours', weekday='weekdays', hour='hours')[how]}"
-            )
+            notes.append(f"the baseline was matched to the window's {_PHASES[how]}")
+    elif season is not None and time and time in season and time in c:
+        near = _near(_settled(b, season, time, label, stored)[0], c, time, base, of)
+        if near is not None:
+            match = near.match
+            some = f" in {near.like} of {len(base.columns)} columns" if near.like < len(base.columns) else ""
+            by = f"by {len(near.rows):,} earlier rows{some}"
+            notes.append(f"the baseline was matched to the window's {_PHASES[near.how]}, {by}")
     feed: list[Suspect] = []
     moved: list[Suspect] = []
     drifts: list[Drift] = []
@@ -468,7 +573,7 @@ def compare(
         else None
     )
     out_found, outs, quality, qfound, labelled = _outputs(
-        b, c, prediction, score, label, task, w, lim, metrics_at_release, stored, summed
+        b, said, prediction, score, label, task, w, lim, metrics_at_release, stored, summed, near
     )
     judged = _judge(out_found, ALPHA["outputs"])
     worse = _judge(qfound, ALPHA["quality"])
@@ -496,8 +601,14 @@ def compare(
     slow = sorted(_judge(lat, ALPHA["service"]), key=lambda x: -x[0].size)
     found += slow[:1]
     findings = _ordered(found, weights, schema)
+    past = [h for h in history if isinstance(h, Mapping)]
+    if time and time in c and c[time].notna().any() and as_times(c[time]).isna().all():
+        notes.append(f"{time} holds no times that can be read: no season, no maturity of labels")
+    age = _age(b, c, time, window, stored)
+    fresh = _fresh(age, lim, labelled, past)
     action, summary, advice, conditions = _decide(
-        findings, n_cur, labelled, waiting, worse, lim, version_change, list(history), label
+        findings, n_cur, labelled, waiting, worse, lim, version_change, past, label, fresh,
+        "" if any(d.before.get("n") for d in (*drifts, *outs)) else "the baseline holds no value to compare with",
     )
     return Verdict(
         action,
@@ -506,7 +617,7 @@ def compare(
         advice,
         conditions,
         tuple(notes),
-        {**rows, "labelled": labelled},
+        {**rows, "labelled": labelled, **({"quiet": age["quiet"]} if "quiet" in age else {})},
         tuple(drifts),
         tuple(outs),
         quality,
@@ -515,6 +626,52 @@ def compare(
     )
 
 # %% ../nbs/06_verdict.ipynb #846e711f
+def _check_arguments(roles: Mapping, baseline, current, schema, weights, window, frames: Mapping) -> None:
+    "Raises `ConfigError` for what is of another kind than asked, or names a column that neither frame has."
+    held = {*baseline.columns, *current.columns}
+    if isinstance(baseline, Profile): held |= {*baseline.meta.get("roles", {}).values()}
+    for k, v in roles.items():
+        if v is None: continue
+        if isinstance(v, (list, dict, set, pd.Series, np.ndarray)):
+            raise ConfigError(f"{k}: got {type(v).__name__}, expected the name of a column")
+        if v not in held:
+            raise ConfigError(f"{k}: got {v!r}, expected one of the columns {', '.join(sorted(map(str, held))[:12])}")
+        for f in (baseline, current):
+            if k == "time" or not isinstance(f, pd.DataFrame) or v not in f: continue
+            s = f[v] if f.columns.is_unique else f.loc[:, ~f.columns.duplicated()][v]
+            if s.dtype == object and any(isinstance(x, (list, dict, set, np.ndarray)) for x in s.dropna().iloc[:50]):
+                raise SchemaError(f"column {v!a}: got lists or dicts as {k}, expected numbers or names: give each part a column")
+    if schema is not None and not hasattr(schema, "names"):
+        raise ConfigError(f"schema: got {type(schema).__name__}, expected a Schema: Schema.learn(frame)")
+    if weights is not None and not isinstance(weights, Mapping):
+        raise ConfigError(f"weights: got {type(weights).__name__}, expected columns with their shares: {{'age': .6, 'bmi': .4}}")
+    if window is not None and not (len(window) == 2 and all(isinstance(w, datetime) and w.tzinfo for w in window)):
+        raise ConfigError(f"window: got {window!r}, expected its start and its end, datetimes with a time zone")
+    for k, v in frames.items():
+        if v is not None and not isinstance(v, pd.DataFrame): raise ConfigError(f"{k}: got {type(v).__name__}, expected a frame")
+
+def one_truth(frames: list, names: Iterable[str | None], stored: Profile | None = None) -> list:
+    "Where some labels or predictions are True and False and others 1 and 0, all are 1 and 0 (as the stored baseline has them)."
+    def kind(s):
+        t = s.dtype
+        if pd.api.types.is_bool_dtype(t): return "bool"
+        if pd.api.types.is_numeric_dtype(t): return "number" if s.notna().any() else None
+        if not pd.api.types.is_object_dtype(t): return None
+        return "bool" if (seen := s.dropna()).map(type).isin((bool, np.bool_)).all() and len(seen) else None
+    at = [(i, k) for i, f in enumerate(frames) if f is not None and len(f) for k in dict.fromkeys(names) if k and k in f]
+    kinds = {p: kind(frames[p[0]][p[1]]) for p in at}
+    said = [{*stored.columns[k].counts} for k in names if stored is not None and isinstance(stored.columns.get(k), Names)]
+    is_bool = bool(said) and all(v <= {"True", "False"} for v in said)
+    if not {"bool", "number"} <= {*kinds.values(), *(["bool" if is_bool else "number"] if said else [])}: return frames
+    out = list(frames)
+    for (i, k), how in kinds.items():
+        s = frames[i][k]
+        if how == "bool" and not is_bool: s = s.astype("boolean").astype("Int64")
+        elif how == "number" and is_bool and s.dropna().isin((0, 1)).all(): s = s.astype("Int64").astype("boolean")
+        else: continue
+        out[i] = out[i].assign(**{k: s}) if isinstance(k, str) else out[i]
+    return out
+
 def schema_task(schema: Any) -> str | None:
     "Our task from a schema's."
     t = getattr(schema, "task", None)
@@ -541,7 +698,7 @@ def _same_grids(baseline: Any, current: Profile) -> None:
         if isinstance(b, Numbers) != isinstance(c, Numbers) or isinstance(b, Numbers) and len(b.counts) != len(c.counts):
             raise ConfigError(f"compare: column {k!r} of the window was counted on other grids: profile(frame, like=baseline)")
 
-def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=None, summed=None):
+def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=None, summed=None, near=None):
     "Moves of prediction, score and label; metrics before and after; losses."
     found: list[Suspect] = []
     outs: list[Drift] = []
@@ -562,7 +719,7 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
         kind = discrete and part != "score"
         l = {**lim, "psi_category": lim["labels"] ** 2 * 8} if part == "label" else lim
         now = c[name] if summed is None else summed[name]
-        r = _output(name, stored[name] if stored is not None else b[name], now, kind, w, l)
+        r = _output(name, stored[name] if stored is not None else b[name], now, kind, w, l, near)
         if r is None: continue
         for s in r[0]:
             if s.cause == "missing" and part == "label": continue
@@ -573,6 +730,7 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
         if label in c: quality = dict(task=task, before=stored.meta.get("metrics", {}), after={}, labelled=int(summed[label].n))
         return found, outs, quality, qfound, 0
     if w is not None: b = b.iloc[_drawn(w)]  # quality too is compared at the window's season
+    ask = dict(prediction=prediction, score=score, task=task)
     if label is not None and label in b and task:
         classes = None
         if discrete:
@@ -596,6 +754,8 @@ def _outputs(b, c, prediction, score, label, task, w, lim, at_release, stored=No
         if A is None: quality["before"] = known
         if A is not None or known:
             if A is not None: quality["estimated"] = estimate(A, c, prediction, score)
+            S = None if near is None or label not in near.rows else near.answered(label, classes, A, known, lim, **ask)
+            if S is not None: A, known, quality["before"] = S, {}, {k: v.to_dict() for k, v in metrics(S).items()}
             lost = (
                 [temper(x, known) for x in losses(A, B, lim["tolerance"], lim["tolerance_relative"])]
                 if A is not None
@@ -631,6 +791,10 @@ def _attribute(judged, found, label, labelled, drifts, outs, lim) -> list[tuple[
         if part == "label":
             if s.cause == "population":
                 out.append((replace(s, cause="labels", data={**s.data, "message": f"labels moved: {_moved(d)}"}), p))
+            elif s.cause == "unseen":
+                new = ", ".join(map(repr, s.data["names"][:3]))
+                out.append((replace(s, cause="labels", data={
+                    **s.data, "message": f"labels never seen in the baseline in {_pct(s.effect)} of the rows: {new}"}), p))
         elif s.cause == "missing": out.append((s, p))
         elif s.cause in ("stuck", "unseen"):
             out.append(
@@ -715,7 +879,7 @@ def _ordered(
 
 _UNMET = {"quality fell beyond the tolerance": "the loss may still be within the tolerance"}
 
-def _decide(findings, n, labelled, waiting, worse, lim, version_change, history, label):
+def _decide(findings, n, labelled, waiting, worse, lim, version_change, history, label, fresh=None, empty=""):
     "One of five words, with the reason, the next step and the conditions of a retrain."
     moved = {f.column for f in findings if f.cause == "population"}
     feed = [f for f in findings if f.cause in FEED or f.cause == "range" and f.column not in moved]
@@ -758,7 +922,7 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
             met=since is None or since >= lim["cooldown"],
             evidence="no retrain in the history" if since is None else f"{since} windows since the last retrain",
         ),
-    )
+    ) + (fresh[:1] if fresh else ())
     first = findings[0].message if findings else ""
     lost = worse[0][0].data["message"] if worse else ""
     gone = [f for f in findings if f.data.get("gone")]
@@ -769,6 +933,8 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
             "wait for more rows",
             conditions,
         )
+    if not findings and fresh and not fresh[0]["met"]:
+        return "cannot tell", f"no input moved, but the data are stale: {fresh[0]['evidence']}", fresh[1], conditions
     if not findings and waiting and labelled < lim["min_labels"]:
         return (
             "cannot tell",
@@ -777,6 +943,7 @@ def _decide(findings, n, labelled, waiting, worse, lim, version_change, history,
             "wait for more labels",
             conditions,
         )
+    if not findings and empty: return "cannot tell", empty, "give columns that hold values", conditions
     if not findings: return "keep", "nothing changed beyond chance and tolerance", "", conditions
     if loss is not None and version_change and not feed and loss.size >= 2:
         return (
@@ -833,4 +1000,6 @@ def baseline_profile(
         task=task,
         metrics={k: _plain(v.to_dict()) for k, v in metrics(o).items()},
     )
-    return replace(base, columns={**cols, **latency}, meta=meta)
+    t = as_times(frame[time]) if time and time in frame else None
+    ends = dict(since=t.min().timestamp(), until=t.max().timestamp()) if t is not None and t.notna().any() else {}
+    return replace(base, columns={**cols, **latency}, meta=meta, **ends)

@@ -90,16 +90,12 @@ def test_a_disk_that_is_full_is_said_before_and_during(tmp_path):
         finally: subprocess.run(["umount", disk], check=True)
 
 
-def test_a_database_away_says_which(patients, free_port, tmp_path):
+def test_a_database_away_says_which_and_an_empty_window_cannot_be_told(patients, free_port, tmp_path, capsys):
+    "No request ever came: a report all the same, and exit code 10, as for watch."
     register(patients)
     with pytest.raises(LogError, match="database"):
         report("patients", baseline="1", log=f"postgresql+psycopg://someone@127.0.0.1:{free_port}/log", out=tmp_path / "reports")
     assert left(tmp_path / "reports") == []
-
-
-def test_an_empty_window_cannot_be_told(patients, tmp_path, capsys):
-    "No request ever came: a report all the same, and exit code 10, as for watch."
-    register(patients)
     with PredictionLog() as log: assert log.count("patients") == 0
     code = run(["report", "patients", "--baseline", "1", "--window", "7d", "--json"])
     said = json.loads(capsys.readouterr().out)
@@ -224,14 +220,15 @@ def test_stored_hours_say_what_the_rows_say(week, tmp_path, monkeypatch):
     assert 500 < len(first.current) < 1200 and first.rows == 2800
     alike(whole, first)
     read, window = [], PredictionLog.window
-    def counted(self, *a, every=1, **k):
-        read.append(every)
-        return window(self, *a, every=every, **k)
+    def counted(self, *a, every=1, columns=None, **k):
+        read.append((every, columns))
+        return window(self, *a, every=every, columns=columns, **k)
     monkeypatch.setattr(PredictionLog, "window", counted)
     again = seen(*week, MOST_ROWS=900, LONG_ROWS=2000)
-    assert read == [4], "no row that was counted is counted again: one read of a quarter of the rows, for the details"
+    assert read == [(4, None), (1, ())], "no input that was counted is read again: a quarter of the rows, and all answers"
     write_run(again, tmp_path)
     alike(whole, read_run(tmp_path))
+    for m in (first, again): same_quality(whole, m)
     assert "all counted" in again.trust() and "2,800" in again.trust() and "1,403 of 2,800 rows" in again.trust()
 
 
@@ -260,6 +257,7 @@ def test_a_long_file_is_counted_in_batches(tmp_path, monkeypatch):
     part = judged()
     assert len(part.current) in (1000, 1001) and part.rows == 4000
     alike(whole, part)
+    same_quality(whole, part)
     (tmp_path / "now.parquet").write_bytes((tmp_path / "now.parquet").read_bytes()[:-2000])
     with pytest.raises(ConfigError, match="now.parquet cannot be read"): judged()
 
@@ -277,3 +275,83 @@ def test_exit_codes_of_the_command(tmp_path, capsys, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
     assert run([*files, "--out", str(blocked / "reports")]) == 1
+
+
+def test_a_long_csv_is_read_in_blocks(tmp_path, monkeypatch):
+    "A file of several blocks says what the whole file says, and so do one that is packed and one that turns out to be short."
+    base, now = cases(1000), cases(4000)
+    now = now.assign(dose=now.dose.where(rng.random(4000) < .9) + .5, ward=now.ward.where(now.ward != "a", "c"),
+                     at=[f"2026-03-0{1 + i // 500}T0{i % 9}:00:00Z" for i in range(4000)])
+    base.to_csv(tmp_path / "base.csv", index=False)
+    for name in ("now.csv", "now.csv.gz"): now.to_csv(tmp_path / name, index=False)
+    def judged(name): return module._from_frames(tmp_path / "base.csv", tmp_path / name, "doses", ROLES | dict(time="at"))
+    whole = judged("now.csv")
+    monkeypatch.setattr(module, "MOST_ROWS", 1000)
+    monkeypatch.setattr(module, "LONG_ROWS", 3000)
+    read_csv = pd.read_csv
+    monkeypatch.setattr(pd, "read_csv", lambda *a, **k: read_csv(*a, **k | (dict(chunksize=700) if "chunksize" in k else {})))
+    for name in ("now.csv", "now.csv.gz"):
+        part = judged(name)
+        assert 500 <= len(part.current) <= 1001 and part.rows == 4000
+        alike(whole, part)
+        same_quality(whole, part)
+        assert (part.since, part.until) == (whole.since, whole.until)
+    monkeypatch.setattr(module, "LONG_ROWS", 4000)
+    assert judged("now.csv").counted is None and len(judged("now.csv").current) == 4000
+    (tmp_path / "now.csv").write_text((tmp_path / "now.csv").read_text() + "1,2,3,4,5,6,7,8,9\n")
+    with pytest.raises(ConfigError, match="now.csv cannot be read"): judged("now.csv")
+
+
+def same_quality(a: Monitor, b: Monitor) -> None:
+    "All metrics, of all rows, with their intervals, and what is read off them."
+    for k, m in a.verdict.quality["after"].items():
+        assert [*m.values()] == pytest.approx([*b.verdict.quality["after"][k].values()], abs=1e-9, nan_ok=True), k
+    assert a.verdict.rows["labelled"] == b.verdict.rows["labelled"] and b.answers is not None
+    assert module._confusion(a) == module._confusion(b) and module._calibrated(a) == module._calibrated(b)
+
+
+def test_labels_that_wait_are_counted_and_dated():
+    t = pd.Series(pd.date_range("2026-03-02", periods=400, freq="25min", tz="UTC"))
+    came = (t < pd.Timestamp("2026-03-05", tz="UTC")) | (rng.random(400) < .1)
+    about = dict(since=t.iloc[0].isoformat(), until="2026-03-09T00:00:00+00:00", created="2026-03-09T00:00:00+00:00")
+    usual = cases(1000).assign(time=pd.Timestamp("2026-01-05", tz="UTC"), ill=lambda d: d.ill.where(rng.random(1000) < .8))
+    def page(early):
+        d = WINDOW.assign(time=t, ill=WINDOW.ill.where(came & (t > early)).astype(float))
+        m = Monitor("doses", usual, d, ROLES | dict(time="time"), about=about)
+        return m, m.tiles(), m.quality()
+    m, tiles, quality = page(pd.Timestamp("2026-03-01", tz="UTC"))
+    k = m.verdict.quality["waiting"]
+    assert 5 < k < 60 and f"{k} newer labels wait" in tiles and f"{k} newer labels wait" in quality
+    assert "all count from about 2026-03-12 22:15" in tiles  # four days until Thursday's had come; the newest row is Sunday's
+    m, tiles, quality = page(pd.Timestamp("2026-03-05", tz="UTC"))
+    assert m.verdict.quality["after"] == {} and "newer labels wait" in tiles and "Quality was not measured" in quality
+    assert "no label" not in tiles
+
+
+def test_what_a_prediction_may_move_is_compared_with_what_it_did():
+    "Nothing changed: of a KS of 0.05 chance explains all."
+    m = Monitor("doses", cases(1000), cases(300), ROLES)
+    d = next(d for d in m.verdict.outputs if d.column == "score")
+    assert d.ks_net < d.ks and f"limit: KS 0.08 beyond chance, now {module.number(d.ks_net)}" in m.tiles()
+
+
+def test_a_weekend_is_compared_with_the_logs_weekends(tmp_path):
+    "The training rows that lie with a model have no times; the log of the weeks before tells what a weekend is like."
+    t = pd.date_range("2026-02-02", "2026-03-02", freq="10min", tz="UTC", inclusive="left")
+    d = cases(len(t))
+    d["dose"] += 1.5 * (t.day_of_week >= 5)
+    mixed = d.sample(2000, random_state=0, ignore_index=True)
+    inputs = ["dose", "ward"]
+    schema = Schema.learn(mixed[inputs], classes=(0, 1))
+    release = Release("weekly", None, schema, mixed.rename(columns=dict(pred="prediction", ill="label")), {}, settings={})
+    with PredictionLog(f"sqlite:///{tmp_path}/log.db", home=tmp_path) as log:
+        log.append(Batch(model="weekly", schema=schema, columns={c: d[c].tolist() for c in inputs}, predictions=d.pred.tolist(),
+                         probabilities=np.c_[1 - d.score, d.score].tolist(), time=(t.as_unit("ns").asi8 / 1e9).tolist()))
+        log.flush(30)
+        start = datetime(2026, 2, 28, tzinfo=UTC)  # a Saturday
+        m = module._from_log(release, "champion", log, start, start + timedelta(days=2), start + timedelta(days=3))
+    plain = replace(m, season=None).verdict
+    assert plain.action == "watch" and plain.findings[0].column == "dose"
+    write_run(m, tmp_path)
+    assert m.verdict.action == "keep" == read_run(tmp_path).verdict.action and len(m.season) == 3 * 7 * 144
+    assert "weekdays, by 3,024 earlier rows" in m.trust()

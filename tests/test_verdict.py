@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deploy_assist.errors import SchemaError
+from deploy_assist.errors import ConfigError, SchemaError
 from deploy_assist.report import Monitor
 from deploy_assist.verdict import baseline_profile, compare
 
@@ -142,3 +142,83 @@ def test_a_retrain_needs_a_loss_whose_whole_interval_is_beyond_the_tolerance():
     assert [f.cause for f in small.findings] == ["model"] == [f.cause for f in sure.findings]
     assert (small.action, sure.action) == ("watch", "retrain")
     assert small.conditions[0]["met"] is False and "0.02 is borne" in small.conditions[0]["evidence"]
+
+
+def logged(rng, start, days, weekend=.7, moved=0.0):
+    "At weekends other people come, of whom the model knows less."
+    at = pd.date_range(start, periods=days * 144, freq="10min", tz="UTC")
+    far = at.day_of_week >= 5
+    return answers(rng, len(at), np.where(far, weekend, .95), time=at).assign(x=lambda d: d.x + 2 * far + moved)
+
+
+def test_a_stored_baseline_is_matched_to_the_season_by_the_logs_earlier_weeks():
+    "The training data has no times. A weekend is no drift and no loss; a worse one, one that moved, and drift that lasts are."
+    rng = np.random.default_rng(22)
+    train = logged(rng, "2025-06-02", 28).drop(columns="time").sample(frac=1, random_state=0)
+    weeks, weekend = logged(rng, "2026-01-05", 42), "2026-02-21"
+    for base in (train, baseline_profile(train, **ASK)):
+        ask = dict(time="time", **ASK)
+        assert compare(base, logged(rng, weekend, 2), **ask).action == "retrain", "by itself a weekend looks changed"
+        v = compare(base, logged(rng, weekend, 2), season=weeks, **ask)
+        assert v.action == "keep" and "weekdays, by 6,048 earlier rows" in v.notes[0], v
+        assert v.quality["before"]["accuracy"]["value"] == pytest.approx(.7, abs=.03)
+        assert compare(base, logged(rng, weekend, 2, .5), season=weeks, **ask).action == "retrain"
+        moved = logged(rng, weekend, 2, moved=1)
+        for log in (weeks, logged(rng, "2026-01-05", 42, moved=1)):
+            assert [f.column for f in compare(base, moved, season=log, **ask).findings] == ["x"]
+
+
+def test_stale_data_cannot_tell():
+    rng = np.random.default_rng(23)
+    base, days = answers(rng, 1000), lambda n: answers(rng, n * 144, time=pd.date_range("2026-03-02", periods=n * 144,
+                                                                                         freq="10min", tz="UTC"))
+    week = pd.Timestamp("2026-03-02", tz="UTC"), pd.Timestamp("2026-03-09", tz="UTC")
+    ask = dict(time="time", window=week, **ASK)
+    fresh = lambda v: [c for c in v.conditions if c["name"] == "the data are fresh"][0]
+    v = compare(base, days(7), **ask)
+    assert v.action == "keep" and fresh(v)["met"]
+    v = compare(base, days(2), **ask)
+    assert v.action == "cannot tell" and "no row came in the last 72% of the window" in v.summary and not fresh(v)["met"]
+    assert v.rows["quiet"] == pytest.approx(.715, abs=.001) and "still arrive" in v.advice
+    usual = [dict(rows=dict(quiet=.7), findings=[])]
+    assert compare(base, days(2), history=usual, **ask).action == "keep"         # one batch a week is usual here
+    assert compare(base, days(2), thresholds=dict(stale=.8), **ask).action == "keep"
+    assert compare(base, days(2).assign(x=np.nan), **ask).action == "watch"      # what is found is said all the same
+    assert compare(base, days(2), time="time", **ASK).action == "keep"           # without a window nobody can know
+    old = answers(rng, 1000, time=pd.date_range("2022-03-01", periods=1000, freq="h", tz="UTC"))
+    for b in (old, baseline_profile(old, time="time", **ASK)):
+        v = compare(b, days(7).assign(y=None), **ask)
+        assert v.action == "cannot tell" and "1,420 days before the window" in v.summary and "newer baseline" in v.advice
+        assert compare(b, days(7), **ask).action == "keep", "labels measure the model itself"
+
+
+ODD = {  # what a stranger may give: change of the window (or of the question) -> what is said
+    "answers are True and 1": (lambda c: c.assign(p=c.p.astype(bool)), {}, "keep"),
+    "labels are true or missing": (lambda c: c.assign(y=pd.array([*map(bool, c.y[:-1]), None], dtype="boolean")), {}, "keep"),
+    "a flag came as 0 and 1": (lambda c: c.assign(f=c.f.astype(int)), {}, "keep"),
+    "labels in other words": (lambda c: c.assign(y=c.y.map({0: "no", 1: "yes"})), {}, "never seen in the baseline"),
+    "all infinite": (lambda c: c.assign(x=np.inf), {}, "x is infinite in 100% of the rows"),
+    "beyond all numbers": (lambda c: c.assign(x=c.x * 1e300), {}, "x is infinite in 100% of the rows"),
+    "times that are none": (lambda c: c.assign(t="soon"), dict(time="t"), "t holds no times that can be read"),
+    "labels are lists": (lambda c: c.assign(y=[[1]] * len(c)), {}, "column 'y': got lists or dicts as label"),
+    "a label that is nowhere": (lambda c: c, dict(label="truth"), "label: got 'truth', expected one of the columns"),
+    "columns instead of a name": (lambda c: c, dict(label=["y"]), "label: got list"),
+    "a limit that is no number": (lambda c: c, dict(thresholds=dict(ks=float("nan"))), "expected a number, 0 or more"),
+    "limits in a list": (lambda c: c, dict(thresholds=[.1]), "expected names with numbers"),
+    "weights in a list": (lambda c: c, dict(weights=[.5, .5]), "weights: got list"),
+    "a window in words": (lambda c: c, dict(window=("monday", "sunday")), "window: got"),
+    "a season that is no frame": (lambda c: c, dict(season=[1]), "season: got list"),
+    "no column": (lambda c: c[[]], dict(baseline=pd.DataFrame(index=range(500)), label=None, prediction=None), "no value to"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_odd_frames_get_an_answer(what):
+    rng = np.random.default_rng(24)
+    base, now = (answers(rng, n).assign(f=rng.random(n) < .4) for n in (1000, 300))
+    change, more, words = ODD[what]
+    ask = ASK | more
+    try: v = compare(ask.pop("baseline", base), change(now), **ask)
+    except (ConfigError, SchemaError) as e: said = str(e)
+    else: said = f"{v} {' '.join(v.notes)}"
+    assert words in said
