@@ -2315,7 +2315,7 @@ def _waiting(m: Monitor) -> dict | None:
     if not str(m.about.get("version")).isdigit(): return None  # no version of a registry
     with suppress(DeployAssistError):
         if (e := waiting(m.name)) is not None:
-            return dict(version=e.version, time=f"{clock(e.time)} UTC", reason=e.reason,
+            return dict(version=e.version, time=f"{clock(e.time)} UTC", reason=e.reason.removesuffix("; waits for a person"),
                         command=promote_command(m.name, e.version, promotion_reason(e)))
     return None
 

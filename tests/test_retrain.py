@@ -135,7 +135,7 @@ def test_the_schedule_retrains_when_the_report_says_so_and_asks(capsys, tmp_path
     assert escape(line) in shown, "the page, the history and the next report name one command"
     monitor = Monitor("ward", pd.DataFrame(), pd.DataFrame(), about={"version": "1"})
     waits = _with_about(monitor, Path("reports"), datetime.now(UTC), None, None).about["waiting"]
-    assert (waits["version"], waits["command"]) == ("2", line) and "waits for a person" in waits["reason"]
+    assert (waits["version"], waits["command"]) == ("2", line) and waits["reason"].endswith("held-out rows")
     assert command(shlex.split(line)[1:]) == 0
     assert current_version("ward") == "2" and waiting("ward") is None
     lines = history("ward").iloc[-3:]
