@@ -2004,7 +2004,7 @@ def _read_file(
         if like is None: return
         p = profile_rows(block.rename(columns=str), like)
         counted = p if counted is None else counted + p
-        told.append(block[[c for c in answers if c in block]])
+        told.append(block[[c for c in answers if c in block]].copy())  # a view would keep the whole block
     with _unreadable(path, what):
         for block in _blocks(path):
             n += len(block)

@@ -193,7 +193,7 @@ def _is_like(base: Numbers | Names, rows: Numbers | Names, lim: dict, looks: tup
     if not base.n or not rows.n: return False
     f = suspects_numbers if isinstance(base, Numbers) else suspects_names
     moves = [s for s in f("", base, rows, base, lim)[0] if s.cause in looks]
-    return all(abs(s.size) < .5 or s.p > .01 for s in moves)
+    return all(abs(s.size) < .5 or s.p > .001 for s in moves)
 
 @dataclass(frozen=True)
 class _Near:
@@ -215,7 +215,7 @@ class _Near:
         if part is None or part.n < lim["min_labels"]: return None
         tol = lim["tolerance"], lim["tolerance_relative"]
         lost = [temper(x, known) for x in losses(a, whole, *tol)] if a is not None else losses_since(known, whole, *tol)
-        return part if all(x.size < .5 or x.p > .01 for x in lost) else None
+        return part if all(x.size < .5 or x.p > .001 for x in lost) else None
 
 def _near(season: pd.DataFrame, c: pd.DataFrame, time: str, base: Profile, of: Any) -> _Near | None:
     "The baseline at the window's season, as far as earlier rows tell it; None when there is no rhythm or nothing to match."
@@ -225,7 +225,7 @@ def _near(season: pd.DataFrame, c: pd.DataFrame, time: str, base: Profile, of: A
     whole, there = profile(season, like=base), profile(season, like=base, weights=w)
     like = {k for k in whole.columns if _is_like(base[k], whole[k], of(k))}
     same = base.joint is not None and whole.joint is not None and all(
-        s.size < .5 or s.p > .01 for s in joint_suspects(base.joint, whole.joint, of("")))
+        s.size < .5 or s.p > .001 for s in joint_suspects(base.joint, whole.joint, of("")))
     columns = {k: there[k] if k in like else c for k, c in base.columns.items()}
     return _Near(season, w, how, replace(base, columns=columns, joint=there.joint if same else base.joint), len(like))
 

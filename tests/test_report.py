@@ -335,8 +335,9 @@ def test_what_a_prediction_may_move_is_compared_with_what_it_did():
     assert d.ks_net < d.ks and f"limit: KS 0.08 beyond chance, now {module.number(d.ks_net)}" in m.tiles()
 
 
-def test_a_weekend_is_compared_with_the_logs_weekends(tmp_path):
+def test_a_weekend_is_compared_with_the_logs_weekends(tmp_path, monkeypatch):
     "The training rows that lie with a model have no times; the log of the weeks before tells what a weekend is like."
+    monkeypatch.setattr(sys.modules[__name__], "rng", np.random.default_rng(32))  # whichever tests ran before
     t = pd.date_range("2026-02-02", "2026-03-02", freq="10min", tz="UTC", inclusive="left")
     d = cases(len(t))
     d["dose"] += 1.5 * (t.day_of_week >= 5)
