@@ -655,7 +655,7 @@ def _labelled(self: Monitor) -> int:
     if found is None: return 0
     return self.whole(found.notna().sum()) if self.answers is None else int(found.notna().sum())
 
-def _waiting(self: Monitor) -> tuple[str, str]:
+def _labels_that_wait(self: Monitor) -> tuple[str, str]:
     "How many labels do not count yet, and when those of the newest rows will; empty when none wait."
     q, t = self.verdict.quality or {}, column_of(self.current, self.roles.get("time"))
     if not q.get("waiting"): return "", ""
@@ -864,7 +864,7 @@ def _scored(self: Monitor) -> dict:
             f"{signed(m['value'] - before[best]['value'])} "
             f"on the baseline's {number(before[best]['value'])}" if best in before else "",
             f"95%: {number(m['low'])} to {number(m['high'])}, {m['n']:,} labels",
-            "; ".join(filter(None, (bearable, *_waiting(self)))),
+            "; ".join(filter(None, (bearable, *_labels_that_wait(self)))),
             line,
             _beyond(self, "model"),
         )
@@ -873,11 +873,11 @@ def _scored(self: Monitor) -> dict:
         return _tile(
             "Quality",
             f"{METRIC[best]} ≈ {number(est[best])}",
-            f"estimated; {_waiting(self)[0] or 'no label has come'}",
+            f"estimated; {_labels_that_wait(self)[0] or 'no label has come'}",
             f"{number(before[best]['value'])} in the baseline" if best in before else "",
-            _waiting(self)[1],
+            _labels_that_wait(self)[1],
         )
-    if waits := _waiting(self)[0]: return _tile("Quality", "–", waits, _waiting(self)[1])
+    if waits := _labels_that_wait(self)[0]: return _tile("Quality", "–", waits, _labels_that_wait(self)[1])
     few = f"{k:,} label{'' if k == 1 else 's'}: too few, or all alike" if (k := _labelled(self)) else "no label has come"
     return _tile("Quality", "–", few if self.roles.get("label") else "no column of labels", "")
 
@@ -1280,7 +1280,7 @@ def quality(self: Monitor) -> Html:
     before, after = q.get("before") or {}, q.get("after") or {}
     n = _labelled(self)
     if not after:
-        waits = "; ".join(filter(None, _waiting(self)))
+        waits = "; ".join(filter(None, _labels_that_wait(self)))
         if not self.roles.get("label"): why = "No column of labels was given."
         elif not n: why = "No label has come for this window, so quality was not measured."
         elif waits: why = f"Quality was not measured: {waits}."
@@ -1296,7 +1296,7 @@ def quality(self: Monitor) -> Html:
         for k, m in after.items()
     ]
     part = "" if self.answers is None else f" Slices are looked for in {len(self.current):,} rows, all else is measured on all."
-    waits = "".join(f" {w[:1].upper()}{w[1:]}." for w in ("; ".join(filter(None, _waiting(self))),) if w)
+    waits = "".join(f" {w[:1].upper()}{w[1:]}." for w in ("; ".join(filter(None, _labels_that_wait(self))),) if w)
     return _section("quality", rows=rows, n=q.get("labelled", n), total=len(self.answered),
                     maturity=_maturity(self), more=waits + part, confusion=_confusion(self),
                     slices=_slices(self), reliable=_svg_ok(_calibrated(self)))
@@ -2303,13 +2303,13 @@ def _with_about(m: Monitor, out: Path, now: datetime, timezone: str | None, thre
         library=__version__,
         thresholds={**(m.about.get("thresholds") or {}), **(thresholds or {})},
     )
-    if waits := _waiting(m): about["waiting"] = waits
+    if waits := _challenger_that_waits(m): about["waiting"] = waits
     earlier = [_slim(d) for d in past_reports(out, m.name, start)[-_EARLIER:]]
     return replace(m, about=about, earlier=tuple(_mark_retrained(earlier, m)))
 
 _EARLIER = 26  # half a year of weeks
 
-def _waiting(m: Monitor) -> dict | None:
+def _challenger_that_waits(m: Monitor) -> dict | None:
     "The challenger that waits for a person, with the command that promotes it; None where there is none."
     from deploy_assist.registry import promote_command, promotion_reason, waiting
     if not str(m.about.get("version")).isdigit(): return None  # no version of a registry
