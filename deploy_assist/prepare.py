@@ -20,6 +20,7 @@ from .environment import lock_of, requirements_of
 from .errors import ConfigError, ModelError, SchemaError
 from .export import engines, timed
 from deploy_assist.release import (
+    COUNTED,
     Release,
     _call,
     _name_of,
@@ -28,12 +29,15 @@ from deploy_assist.release import (
     _sources,
     check_model,
     dump_model,
+    pack_profile,
     roles,
     scores_of,
     trust,
     untrusted_types,
+    watched,
 )
 from .schema import Schema, as_frame, plain
+from .verdict import baseline_profile
 
 # %% ../nbs/16_prepare.ipynb #task0001
 def _task_of(model: Any, answers: np.ndarray, y: Any) -> str:
@@ -181,6 +185,14 @@ def _baseline(schema, X, X_test, y_test, answers, scores, seed) -> pd.DataFrame:
     both = pd.concat([train, *parts], ignore_index=True)
     for c in schema.names: both[c] = both[c].astype(X[c].dtype)
     return both
+
+# %% ../nbs/16_prepare.ipynb #cntd0012
+def _counted(schema: Schema, X: pd.DataFrame, X_test: pd.DataFrame | None, held: int) -> dict[str, bytes]:
+    "A bundle's file with all rows as a profile; none where the baseline holds `held` rows and these are all."
+    kept = watched(schema)
+    if len(X) + (0 if X_test is None else len(X_test)) <= held or not kept.names: return {}
+    both = X[kept.names] if X_test is None else pd.concat([X[kept.names], X_test[kept.names]], ignore_index=True)
+    return {COUNTED: pack_profile(baseline_profile(both, schema=kept))}
 
 # %% ../nbs/16_prepare.ipynb #fact0002
 def _guess(codes: np.ndarray, y: np.ndarray, other: np.ndarray, is_label: bool) -> np.ndarray:
@@ -336,7 +348,8 @@ def prepare(
         modules=travelling,
         requirements=requirements,
         parts={"requirements.lock": lock_of(requirements), "facts.json": json.dumps(told, ensure_ascii=False).encode()}
-        | engines(model, schema, baseline, onnx is not False),
+        | engines(model, schema, baseline, onnx is not False)
+        | _counted(schema, X_known, X_test, len(baseline)),
         baseline=baseline,
         settings={"model": {"name": name, "task": task}} | DEFAULTS | {k: dict(v) for k, v in (settings or {}).items()},
     )

@@ -5,7 +5,7 @@
 # %% ../nbs/10_release.ipynb #d8f1efd3
 from __future__ import annotations
 
-import importlib.util, io, json, platform, re, shutil, sys, zipfile
+import gzip, importlib.util, io, json, platform, re, shutil, sys, zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,9 +21,10 @@ from .errors import BundleError, ConfigError, Lazy, ModelError, UntrustedTypeErr
 from .schema import Schema, mlflow_dict
 
 # %% auto #0
-__all__ = ['PARTS', 'TRUSTED_MODULES', 'TRUSTED_TYPES', 'check_model', 'Release', 'roles', 'held_out', 'predict', 'predict_proba',
-           'scores_of', 'is_trusted', 'trusted_here', 'trust', 'untrusted_types', 'dump_model', 'load_model', 'save',
-           'read_manifest', 'load_release', 'edit', 'configure']
+__all__ = ['COUNTED', 'PARTS', 'TRUSTED_MODULES', 'TRUSTED_TYPES', 'check_model', 'Release', 'roles', 'held_out', 'watched',
+           'pack_profile', 'unpack_profile', 'predict', 'predict_proba', 'scores_of', 'is_trusted', 'trusted_here',
+           'trust', 'untrusted_types', 'dump_model', 'load_model', 'save', 'read_manifest', 'load_release', 'edit',
+           'configure']
 
 # %% ../nbs/10_release.ipynb #lazy0004
 pd = Lazy("pandas")
@@ -68,8 +69,9 @@ def _call(model: Any, method: str, X: Any) -> np.ndarray:
         ) from e
 
 # %% ../nbs/10_release.ipynb #f816ba7d
+COUNTED = "baseline.json.gz"  # all rows as a profile, where baseline.parquet holds a part of them
 # files that a bundle may hold beside those that each has
-PARTS = ("model.onnx", "engine.json", "requirements.lock", "facts.json")
+PARTS = ("model.onnx", "engine.json", "requirements.lock", "facts.json", COUNTED)
 
 @dataclass(frozen=True, eq=False)
 class Release:
@@ -121,6 +123,21 @@ def held_out(self: Release) -> tuple[pd.DataFrame, np.ndarray | None]:
 Release.held_out = held_out
 Release.X_test = property(lambda self: self.held_out()[0])
 Release.y_test = property(lambda self: self.held_out()[1])
+
+# %% ../nbs/10_release.ipynb #cntd0002
+def watched(schema: Schema) -> Schema:
+    "The columns that are kept as they are; hashed and dropped ones cannot be compared."
+    return replace(schema, columns=tuple(c for c in schema.columns if c.policy == "keep"))
+
+def pack_profile(p: Any) -> bytes:
+    "A profile as a bundle's file; equal for equal profiles."
+    from deploy_assist.profile import to_dict
+    return gzip.compress(json.dumps(to_dict(p), ensure_ascii=False).encode(), mtime=0)
+
+def unpack_profile(data: bytes | None) -> Any:
+    "The profile in a bundle's file; None where there is no file."
+    from deploy_assist.profile import from_dict
+    return None if data is None else from_dict(json.loads(gzip.decompress(data)))
 
 # %% ../nbs/10_release.ipynb #825d0816
 def predict(self: Release, X: Any) -> np.ndarray:
@@ -609,9 +626,11 @@ Release._repr_html_ = lambda self: f"<p>{_summary(self)}</p>{self.schema._repr_h
 def edit(self: Release, column: str, **changes) -> Release:
     """A new release with one column of its schema changed; see `Schema.edit`.
 
-    Engines that were proven stay so, unless the column now takes other values than those they were tried on."""
+    Engines that were proven stay so, unless the column now takes other values than those they were tried on; the profile of all
+    rows stays, unless the column is now read or kept in another way."""
     other = {"type", "nullable", "unseen", "categories"} & set(changes)
-    parts = {name: data for name, data in self.parts.items() if not other or name not in ("model.onnx", "engine.json")}
+    gone = {*(("model.onnx", "engine.json") if other else ()), *((COUNTED,) if {"type", "policy"} & set(changes) else ())}
+    parts = {name: data for name, data in self.parts.items() if name not in gone}
     return replace(self, schema=self.schema.edit(column, **changes), parts=parts, folder=None, notes={})
 
 Release.edit = edit

@@ -39,7 +39,7 @@ from .profile import Profile, as_name, as_numbers, check_column, kind_of
 from .profile import from_dict as profile_from
 from .profile import to_dict as profile_dict
 from .quality import Z95, _failed, classes_of, codes, service_level, wilson
-from .release import Release, read_manifest, roles
+from .release import COUNTED, Release, read_manifest, roles, unpack_profile, watched
 from .schema import Schema
 from .verdict import Finding, Verdict, baseline_profile, compare, limits_for, one_truth
 from .windows import answers_of, profile_of, profile_rows, season_start, some_rows
@@ -329,6 +329,7 @@ class Monitor:
         default_factory=dict
     )  # since, until, created, timezone, version, baseline, slo, metrics, thresholds
     earlier: tuple[dict, ...] = ()                    # earlier reports, oldest first
+    counted_before: Profile | None = None             # all rows of the baseline counted, when `baseline` holds a part of them
     counted: Profile | None = None                    # all rows counted, when `current` holds a part of them
     answers: pd.DataFrame | None = None               # and what quality needs of all of them
     season: pd.DataFrame | None = None                # rows before the window, when its weekdays or hours are not the usual ones
@@ -351,6 +352,7 @@ class Monitor:
             metrics_at_release=self.about.get("metrics"),
             version_change=self.version_change,
             history=self.earlier,
+            counted_before=self.counted_before,
             counted=self.counted,
             answers=self.answers,
             window=(self.since, self.until) if self.since and self.until else None,
@@ -362,6 +364,11 @@ class Monitor:
     def rows(self) -> int:
         "How many rows the window has; `current` may hold a part of them."
         return int(self.counted.rows) if self.counted is not None else len(self.current)
+
+    @property
+    def baseline_rows(self) -> int:
+        "How many rows the baseline has; `baseline` may hold a part of them."
+        return int(self.counted_before.rows) if self.counted_before is not None else len(self.baseline)
 
     def whole(self, k: float) -> int:
         "So many rows of `current` are how many of the window?"
@@ -671,6 +678,7 @@ def trust(self: Monitor) -> Html:
     a = self.about
     long = self.since and self.until and (self.until - self.since).total_seconds()
     window = f"{clock(self.since, self.zone)} to {clock(self.until, self.zone)}" if long else "a frame without times"
+    part = f"all counted, {len(self.baseline):,} drawn for pictures" if self.counted_before is not None else ""
     matched = next((n for n in self.verdict.notes if n.startswith("the baseline was matched")), "")
     return _section("trust", facts=[
         ("Window", window, span(long) if long else ""),
@@ -680,7 +688,7 @@ def trust(self: Monitor) -> Html:
         _rows_fact(self),
         _labels_fact(self),
         _age_fact(self),
-        ("Baseline", f"{len(self.baseline):,} rows", "; ".join(filter(None, [a.get("baseline") or "a frame", matched]))),
+        ("Baseline", f"{self.baseline_rows:,} rows", "; ".join(filter(None, [a.get("baseline") or "a frame", part, matched]))),
     ])
 
 def _rows_fact(self: Monitor) -> tuple[str, str, str]:
@@ -779,7 +787,7 @@ def _drifted(self: Monitor) -> dict:
     ]
     band = ""
     if worst is not None and worst.ks is not None and len(self.current) and len(self.baseline):
-        half = 1.358 * np.sqrt(1 / len(self.baseline) + 1 / self.rows)  # of Kolmogorov's distribution
+        half = 1.358 * np.sqrt(1 / self.baseline_rows + 1 / self.rows)  # of Kolmogorov's distribution
         ends = number(max(0.0, worst.ks - half)), number(min(1.0, worst.ks + half))
         band = f" ({number(worst.ks_net)} beyond chance), 95%: {' to '.join(ends)}"
     more = len(drift) - past[-1] if past else 0
@@ -1482,6 +1490,7 @@ def _storable(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 _FRAMES = ("baseline", "current", "requests", "requests_before", "feedbacks", "answers", "season")
+_PROFILES = ("counted_before", "counted")
 
 def write_run(
     m: Monitor,
@@ -1496,7 +1505,9 @@ def write_run(
         schema=m.schema.to_dict() if m.schema is not None else None,
     )
     (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False, default=str), encoding="utf-8")
-    if m.counted is not None: (folder / "counted.json").write_text(json.dumps(profile_dict(m.counted)), encoding="utf-8")
+    for name in _PROFILES:
+        p = getattr(m, name)
+        if p is not None: (folder / f"{name}.json").write_text(json.dumps(profile_dict(p)), encoding="utf-8")
     for name in _FRAMES:
         frame = getattr(m, name)
         if frame is not None: _storable(frame).to_feather(folder / f"{name}.arrow", compression="lz4")
@@ -1513,14 +1524,14 @@ def read_run(
         )
     d = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     frames = {n: pd.read_feather(folder / f"{n}.arrow") for n in _FRAMES if (folder / f"{n}.arrow").is_file()}
-    counted = folder / "counted.json"
+    files = {n: folder / f"{n}.json" for n in _PROFILES}
     return Monitor(
         d["name"],
         roles=d["roles"],
         about=d["about"],
         earlier=tuple(d["earlier"]),
         schema=Schema.from_dict(d["schema"]) if d["schema"] else None,
-        counted=profile_from(json.loads(counted.read_text(encoding="utf-8"))) if counted.is_file() else None,
+        **{n: profile_from(json.loads(f.read_text(encoding="utf-8"))) for n, f in files.items() if f.is_file()},
         **frames,
     )
 
@@ -2064,6 +2075,7 @@ def _bundle(folder: Path) -> dict:
         baseline=pd.read_parquet(folder / "baseline.parquet"),
         metrics=load("metrics.json"),
         settings=settings,
+        counted=unpack_profile((folder / COUNTED).read_bytes() if (folder / COUNTED).is_file() else None),
     )
 
 
@@ -2071,7 +2083,8 @@ def _bundle_of(source: Any, which: str) -> tuple[dict, dict]:
     "A bundle's content, and what it is called: name, version, alias."
     if isinstance(source, Release):
         return dict(
-            schema=source.schema, baseline=source.baseline, metrics=source.metrics, settings=source.settings
+            schema=source.schema, baseline=source.baseline, metrics=source.metrics, settings=source.settings,
+            counted=unpack_profile(source.parts.get(COUNTED)),
         ), dict(name=source.name)
     from deploy_assist.registry import resolve
     path = Path(source)
@@ -2097,15 +2110,11 @@ def _bundle_of(source: Any, which: str) -> tuple[dict, dict]:
     return _bundle(r.folder), dict(name=r.name, version=r.version, alias=r.alias)
 
 # %% ../nbs/24_report.ipynb #faea6830
-def _watched(schema: Schema) -> Schema:
-    "The columns that the log keeps as they are; hashed and dropped ones cannot be compared."
-    return replace(schema, columns=tuple(c for c in schema.columns if c.policy == "keep"))
-
 def _as_baseline(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     mine = roles(schema)
     return frame[
         [
-            *(c for c in _watched(schema).names if c in frame),
+            *(c for c in watched(schema).names if c in frame),
             *(mine[k] for k in ("prediction", "score", "label") if mine[k] in frame),
         ]
     ]
@@ -2121,7 +2130,7 @@ def _as_current(window: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, dic
     part = {k: mine[k] for k in ("prediction", "score", "label")} | {
         k: free(v) for k, v in dict(time="time", latency="latency_ms", version="version").items()
     }
-    kept, names = _watched(schema).names, window_names(c.name for c in schema.columns if c.policy != "drop")
+    kept, names = watched(schema).names, window_names(c.name for c in schema.columns if c.policy != "drop")
     for c in kept: out[c] = window[names[c]] if names[c] in window else pd.Series([None] * len(window), dtype=object)
     source = dict(latency="latency_ms")
     for k, v in part.items(): out[v] = window[source.get(k, k)]
@@ -2153,12 +2162,16 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
     outputs = [part[k] for k in ("prediction", "score", "label")]
     alone = [v for v in outputs if v not in baseline or kind_of(baseline[v]) == "other"]  # nothing to compare with, or lists
     current, part = current.drop(columns=alone), {k: v for k, v in part.items() if v not in alone}
+    is_own = not other and which != "previous"
+    full = bundle["counted"] if is_own else None
+    if full is not None and {*full.columns} != {*baseline} - {*outputs}: full = None
     counted, answers = None, None
     if every > 1:
         answers = answers_of(log, name, since, until, leave=NOT_TRAFFIC).rename(columns=part)
         def traffic_view(w): return _as_current(traffic(w), schema)[0]
-        last = since if other or which == "previous" else now  # what is counted on a baseline of this one report is not stored
-        grids = _profile_of(baseline, part, _watched(schema))
+        last = now if is_own else since  # what is counted on a baseline of this one report is not stored
+        grids = _profile_of(baseline, part, watched(schema))
+        if full is not None: grids = replace(full, columns=grids.columns | full.columns, meta=grids.meta)
         counted = profile_of(log, name, since, until, baseline=grids, now=last, view=traffic_view)
     season = None
     if which != "previous" and part["time"] not in baseline and (start := season_start(log, name, since, until)):
@@ -2185,11 +2198,12 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
         baseline,
         current,
         part,
-        _watched(schema),
+        watched(schema),
         asked(since, until),
         asked(since - (until - since), since),
         _replies(log.feedbacks(name, since), window),
         about,
+        counted_before=full,
         counted=counted,
         answers=answers,
         season=season,

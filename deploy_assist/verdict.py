@@ -461,6 +461,7 @@ def compare(
     metrics_at_release: Mapping[str, Any] | None = None,  # {'roc_auc': {'value', 'low', 'high', 'n'}}
     version_change: str | None = None,    # such as "2 to 3" when another version began to serve just before the window
     history: Iterable[Mapping] = (),      # earlier verdicts as dicts, newest last
+    counted_before: Profile | None = None,  # the inputs of all rows, when the frame `baseline` is a part of them
     counted: Profile | None = None,       # the inputs of all rows, on the baseline's grids, when `current` is a part of them
     answers: pd.DataFrame | None = None,  # prediction, score, label and time of all rows, when `current` is a part of them
     window: tuple[datetime, datetime] | None = None,  # its start and end, which rows that stopped coming do not tell
@@ -498,7 +499,8 @@ def compare(
     of = lambda k: per.get(k, lim)
     said, waiting, settled = _settled(b, c if answers is None else answers, time, label, stored)
     if answers is None: c = said
-    n_base = int(stored.rows) if stored is not None else len(b)
+    full = stored if stored is not None else counted_before
+    n_base = int(full.rows) if full is not None else len(b)
     whole = summed if summed is not None else counted
     n_cur = len(c) if whole is None else int(whole.rows)
     rows = dict(baseline=n_base, current=n_cur)
@@ -515,8 +517,8 @@ def compare(
     fb = b[roles.inputs]
     base = (
         profile(fb, kinds=roles.kinds)
-        if stored is None
-        else replace(stored, columns={k: stored.columns[k] for k in roles.inputs})
+        if full is None
+        else replace(full, columns={k: full.columns[k] for k in roles.inputs})
     )
     cur = (
         profile(c[[k for k in roles.inputs if k in c]], like=base)

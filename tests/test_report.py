@@ -21,9 +21,10 @@ from deploy_assist import DeployAssistError, PredictionLog, register, report
 from deploy_assist.cli import run
 from deploy_assist.errors import ConfigError, LogError, ReportError
 from deploy_assist.predictions import Batch
-from deploy_assist.release import Release
+from deploy_assist.release import COUNTED, Release, pack_profile
 from deploy_assist.report import Monitor, check_parameters, read_run, write_run
 from deploy_assist.schema import Schema
+from deploy_assist.verdict import baseline_profile
 
 module = importlib.import_module("deploy_assist.report")
 rng = np.random.default_rng(0)
@@ -230,6 +231,20 @@ def test_stored_hours_say_what_the_rows_say(week, tmp_path, monkeypatch):
     alike(whole, read_run(tmp_path))
     for m in (first, again): same_quality(whole, m)
     assert "all counted" in again.trust() and "2,800" in again.trust() and "1,403 of 2,800 rows" in again.trust()
+
+
+@pytest.mark.parametrize("limits", [{}, dict(MOST_ROWS=900, LONG_ROWS=2000)], ids=["rows", "hours"])
+def test_what_a_sampled_baseline_leaves_out_is_known_by_its_profile(week, tmp_path, limits):
+    release, log = week
+    counted = pack_profile(baseline_profile(release.baseline[["dose", "ward"]], schema=release.schema))
+    part = replace(release, baseline=release.baseline[::3], parts={COUNTED: counted})
+    whole, known = seen(release, log, **limits), seen(part, log, **limits)
+    alike(whole, known)
+    assert known.verdict.rows["baseline"] == 1500 and "1,500 rows" in known.trust() and "500 drawn" in known.trust()
+    write_run(known, tmp_path)
+    alike(whole, read_run(tmp_path))
+    other = replace(part, schema=part.schema.edit("ward", policy="drop"))
+    assert seen(other, log, **limits).counted_before is None, "a profile of other columns than those that are watched"
 
 
 def test_feedback_of_a_log_is_linked(week):
