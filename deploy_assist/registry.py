@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import Request, url2pathname, urlopen
@@ -43,8 +43,6 @@ from .errors import ConfigError, DeployAssistError, Lazy, RegistryError, need
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-    from deploy_assist.release import Release
 else: np, pd = Lazy("numpy"), Lazy("pandas")  # whoever only looks up an alias needs neither
 
 # %% ../nbs/12_registry.ipynb #6dc5be99
@@ -709,9 +707,9 @@ def _resolve_folder(folder: Path) -> Resolved:
     return Resolved(folder, manifest["name"], manifest["hash"][:12], source=str(folder))
 
 def release_of(
-    what: "Release | str | Path",  # a release, a bundle's folder or an address as in `resolve`
-    verb: str = "release",         # who asks, for the error
-) -> "Release":
+    what: Any,              # a Release, a bundle's folder or an address as in `resolve`
+    verb: str = "release",  # who asks, for the error
+) -> Any:                   # a Release
     "The release that a person means. Raises what `resolve` raises, and `ConfigError` for what can be none."
     from deploy_assist.release import Release, load_release
     if isinstance(what, Release): return what

@@ -27,6 +27,9 @@ if not is_worker:
 mark = f"DEPLOY_ASSIST_TESTS={os.environ['DEPLOY_ASSIST_TESTS']}"
 # several processes at once: one thread each, so that none waits for threads that wait for a core
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# a shell that starts the tests in the background, and nohup, have them ignored; tests of Ctrl-C and of hang-ups send them
+for ignored, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(ignored) is signal.SIG_IGN: signal.signal(ignored, usual)
 here = {"127.0.0.1", "localhost", "::1", "[::1]"}
 longest = ("artefact check demo quickstart wizard_browser retrain runtime cli docs registry wizard readme environment "
            "packaging schedule panels protocols predictions library").split()

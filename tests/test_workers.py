@@ -234,9 +234,7 @@ def test_nothing_outlives_a_killed_parent_or_a_killed_supervisor(two, versions, 
 def test_a_terminal_that_is_closed_ends_the_command_and_a_hang_up_from_elsewhere_reloads(versions, home):
     ours, theirs = pty.openpty()
     line = [sys.executable, "-m", "deploy_assist.cli", "serve", versions[0], "--port", "0", "--no-log", "--json"]
-    script = ("import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-              "signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # whoever runs the tests may ignore it, as nohup does
-              "os.execv(sys.argv[1], sys.argv[1:])")
+    script = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen([sys.executable, "-c", script, *map(str, line)], stdin=theirs, stdout=subprocess.PIPE,
                                stderr=subprocess.DEVNULL, text=True, start_new_session=True)
     os.close(theirs)
