@@ -1467,6 +1467,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'deploy_assist.profile._blend': ('profile.html#_blend', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._check_real': ('profile.html#_check_real', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._check_text': ('profile.html#_check_text', 'deploy_assist/profile.py'),
+                                       'deploy_assist.profile._dot': ('profile.html#_dot', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._features': ('profile.html#_features', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._groups': ('profile.html#_groups', 'deploy_assist/profile.py'),
                                        'deploy_assist.profile._head': ('profile.html#_head', 'deploy_assist/profile.py'),
