@@ -91,6 +91,23 @@ def test_a_page_for_every_table_answers_as_the_model(name, shown):
         assert np.allclose([a["probabilities"][0] for a in answers], release.predict_proba(release.X_test.iloc[:3]), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", zoo_tables.TABLES)
+def test_all_sampled_rows_of_every_table_are_answered_as_by_the_model(name, shown, tmp_path):
+    release, page = shown(name)
+    X, outputs = release.X_test, release.schema.outputs
+    pd.DataFrame(release.schema.rows(X)).to_parquet(tmp_path / "rows.parquet")
+    caller = gradio_client.Client(page.url, verbose=False, download_files=str(tmp_path))
+    try: file, said = caller.predict(gradio_client.handle_file(tmp_path / "rows.parquet"), api_name="/predict_table")
+    finally: caller.close()
+    out, expected = (pd.read_parquet if file.endswith("parquet") else pd.read_csv)(file), np.asarray(release.predict(X))
+    assert said["rows"] == len(X) == len(out) and not said["wrong"]
+    expected = expected.reshape(len(X), -1)
+    assert expected.shape[1] == len(outputs), out.columns
+    for k, column in enumerate(outputs):
+        if expected.dtype.kind in "OUSb": assert out[column].tolist() == expected[:, k].tolist()
+        else: assert np.allclose(out[column].astype(float), expected[:, k].astype(float), rtol=1e-6)
+
+
 def test_missing_values_are_choices_and_refusals_are_sentences(mixed):
     release, page = mixed
     X = release.X_test
