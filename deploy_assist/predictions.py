@@ -420,12 +420,12 @@ def _size(path: Path) -> int:
     except FileNotFoundError: return 0
 
 def _pending(self: Spool) -> int:
-    "Predictions in the spool, of all processes."
+    "Predictions and feedback in the spool, of all processes."
     n = 0
     for p in [*self.segments(), *([self.path] if self.path else [])]:
         try: data = p.read_bytes()
         except FileNotFoundError: continue
-        n += sum(rows for _, _, rows, _ in read_records(data))
+        n += sum(rows + (kind == _FEEDBACK) for _, kind, rows, _ in read_records(data))
     return n
 
 Spool.segments, Spool.measure, Spool._room = _segments, _measure, _room
@@ -1261,7 +1261,7 @@ def _without_places(self: PredictionLog, text: str) -> str:
     return re.sub(r'server at "[^"]*"(?: \([^)]*\))?, port \d+', "server", text)
 
 def pending(self: PredictionLog) -> int:
-    "Predictions in the spool, of all processes, that are not yet in the database."
+    "Predictions and feedback in the spool, of all processes, that are not yet in the database."
     return self.spool.pending()
 
 PredictionLog.health, PredictionLog._without_places, PredictionLog.pending = health, _without_places, pending
