@@ -56,12 +56,15 @@ def state(page, step: str, word: str) -> None:
     page.locator(f".da-step-{step} .da-head .da-state", has_text=re.compile(f"^{word}$")).wait_for()
 
 
-STOP = """selector => {  // where the keyboard is, from the upper left of its face
-  const part = document.activeElement, face = part.closest('.da-face'), style = getComputedStyle(part);
-  const box = part.getBoundingClientRect(), from = face ? face.getBoundingClientRect() : box;
-  return { there: part.matches(selector), inside: Boolean(face), what: part.outerHTML.slice(0, 160),
+STOP = """selector => {  // where the keyboard is, and whether that is right of the last stop or below it, as both lie now
+  const part = document.activeElement, style = getComputedStyle(part), last = window.lastStop;
+  const inside = Boolean(part.closest('.da-face'));
+  const a = last && last.isConnected && last !== part ? last.getBoundingClientRect() : null, b = part.getBoundingClientRect();
+  const comparable = a && inside && last.closest('.da-face') && a.height && b.height;
+  window.lastStop = part;
+  return { there: part.matches(selector), inside, what: part.outerHTML.slice(0, 160),
            ring: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2,
-           left: box.left - from.left, top: box.top - from.top, bottom: box.bottom - from.top } }"""
+           after: !comparable || (b.top < a.bottom && a.top < b.bottom ? b.left > a.left : b.top > a.top) } }"""
 
 
 def tab_to(page, selector: str, key: str = "Tab") -> None:
@@ -71,9 +74,7 @@ def tab_to(page, selector: str, key: str = "Tab") -> None:
         page.keyboard.press(key)
         stop = page.evaluate(STOP, selector)
         if stop["inside"]: assert stop["ring"], f"nothing shows that the keyboard is at {stop['what']}"
-        if stop["inside"] and last["inside"] and key == "Tab":
-            beside = stop["top"] < last["bottom"] and last["top"] < stop["bottom"]
-            assert stop["left"] > last["left"] if beside else stop["top"] > last["top"], f"{last['what']} then {stop['what']}"
+        if key == "Tab": assert stop["after"], f"{last['what']} then {stop['what']}"
         if stop["there"]: return
         last = stop
     pytest.fail(f"the keyboard does not come to {selector}, it is at {last['what']}")
