@@ -816,7 +816,8 @@ def _answered(predictor: Any, rows: Sequence[Mapping], part: list[int]) -> tuple
         except SchemaError as e:
             if not e.errors or any(x["row"] is None for x in e.errors): raise
             refused += [x | {"row": part[x["row"]]} for x in e.errors]
-            part = [i for i in part if i not in {x["row"] for x in refused}]
+            bad = {x["row"] for x in refused}
+            part = [i for i in part if i not in bad]
     return [], {}, refused
 
 # %% ../nbs/23_demo.ipynb #c15eee61
@@ -1054,7 +1055,8 @@ class _Page:
         self.drawn = self._side = _Side(champion_of(source))
         predictor, self.schema, self.release = self.drawn.predictor, self.drawn.schema, self.drawn.release
         self.name = title or getattr(predictor, "name", None) or "model"
-        self.endpoint, self.card = endpoint or (predictor.url if isinstance(predictor, Remote) else None), (card,) if isinstance(card, str) else card
+        self.endpoint = endpoint or (predictor.url if isinstance(predictor, Remote) else None)
+        self.card = (card,) if isinstance(card, str) else card
         self.key = key or bool(getattr(predictor, "key", None))
         self.start, self.picture = start_values(self.schema), picture_of(self.schema)
         self.examples = example_rows(self.release) if self.release else []

@@ -858,7 +858,7 @@ def _scored(self: Monitor) -> dict:
     now, before, est = q.get("after") or {}, q.get("before") or {}, q.get("estimated") or {}
     best = next((m for m in _BEST if m in now), None)
     past = [(r.get("quality") or {}).get("after") or {} for r in self.earlier[-11:]]
-    lim = self.verdict.limits
+    lim, (waits, due) = self.verdict.limits, _labels_that_wait(self)
     bearable = f"limit: {number(lim['tolerance'])} lost, with evidence" if best in ("roc_auc", "accuracy") else \
         f"limit: {percent(lim['tolerance_relative'])} worse, with evidence" if best else ""
     if best:
@@ -872,7 +872,7 @@ def _scored(self: Monitor) -> dict:
             f"{signed(m['value'] - before[best]['value'])} "
             f"on the baseline's {number(before[best]['value'])}" if best in before else "",
             f"95%: {number(m['low'])} to {number(m['high'])}, {m['n']:,} labels",
-            "; ".join(filter(None, (bearable, *_labels_that_wait(self)))),
+            "; ".join(filter(None, (bearable, waits, due))),
             line,
             _beyond(self, "model"),
         )
@@ -881,11 +881,11 @@ def _scored(self: Monitor) -> dict:
         return _tile(
             "Quality",
             f"{METRIC[best]} ≈ {number(est[best])}",
-            f"estimated; {_labels_that_wait(self)[0] or 'no label has come'}",
+            f"estimated; {waits or 'no label has come'}",
             f"{number(before[best]['value'])} in the baseline" if best in before else "",
-            _labels_that_wait(self)[1],
+            due,
         )
-    if waits := _labels_that_wait(self)[0]: return _tile("Quality", "–", waits, _labels_that_wait(self)[1])
+    if waits: return _tile("Quality", "–", waits, due)
     few = f"{k:,} label{'' if k == 1 else 's'}: too few, or all alike" if (k := _labelled(self)) else "no label has come"
     return _tile("Quality", "–", few if self.roles.get("label") else "no column of labels", "")
 
@@ -1287,8 +1287,8 @@ def quality(self: Monitor) -> Html:
     q = self.verdict.quality or {}
     before, after = q.get("before") or {}, q.get("after") or {}
     n = _labelled(self)
+    waits = "; ".join(filter(None, _labels_that_wait(self)))
     if not after:
-        waits = "; ".join(filter(None, _labels_that_wait(self)))
         if not self.roles.get("label"): why = "No column of labels was given."
         elif not n: why = "No label has come for this window, so quality was not measured."
         elif waits: why = f"Quality was not measured: {waits}."
@@ -1304,9 +1304,9 @@ def quality(self: Monitor) -> Html:
         for k, m in after.items()
     ]
     part = "" if self.answers is None else f" Slices are looked for in {len(self.current):,} rows, all else is measured on all."
-    waits = "".join(f" {w[:1].upper()}{w[1:]}." for w in ("; ".join(filter(None, _labels_that_wait(self))),) if w)
+    late = f" {waits[0].upper()}{waits[1:]}." if waits else ""
     return _section("quality", rows=rows, n=q.get("labelled", n), total=len(self.answered),
-                    maturity=_maturity(self), more=waits + part, confusion=_confusion(self),
+                    maturity=_maturity(self), more=late + part, confusion=_confusion(self),
                     slices=_slices(self), reliable=_svg_ok(_calibrated(self)))
 
 
@@ -2075,7 +2075,7 @@ def _bundle(folder: Path) -> dict:
         baseline=pd.read_parquet(folder / "baseline.parquet"),
         metrics=load("metrics.json"),
         settings=settings,
-        counted=unpack_profile((folder / COUNTED).read_bytes() if (folder / COUNTED).is_file() else None),
+        counted=(folder / COUNTED).read_bytes() if (folder / COUNTED).is_file() else None,
     )
 
 
@@ -2084,7 +2084,7 @@ def _bundle_of(source: Any, which: str) -> tuple[dict, dict]:
     if isinstance(source, Release):
         return dict(
             schema=source.schema, baseline=source.baseline, metrics=source.metrics, settings=source.settings,
-            counted=unpack_profile(source.parts.get(COUNTED)),
+            counted=source.parts.get(COUNTED),
         ), dict(name=source.name)
     from deploy_assist.registry import resolve
     path = Path(source)
@@ -2163,7 +2163,7 @@ def _from_log(source: Any, which: Any, log: Any, since: datetime, until: datetim
     alone = [v for v in outputs if v not in baseline or kind_of(baseline[v]) == "other"]  # nothing to compare with, or lists
     current, part = current.drop(columns=alone), {k: v for k, v in part.items() if v not in alone}
     is_own = not other and which != "previous"
-    full = bundle["counted"] if is_own else None
+    full = unpack_profile(bundle["counted"]) if is_own else None
     if full is not None and {*full.columns} != {*baseline} - {*outputs}: full = None
     counted, answers = None, None
     if every > 1:

@@ -337,11 +337,13 @@ _SHOWN = dict(name="model", window_start="window_start", window_end="window_end"
 
 def _plain(row: Any) -> dict: return {k: getattr(row, v) for k, v in _SHOWN.items()}
 
+def _is_retrain(report: str) -> bool: return report.endswith(":retrain")
+
 def title_of(
     run: Mapping,  # of `runs` or `run_due`
 ) -> str:
     "What ran: a model's report, or its retrain."
-    return f"{run['name']} (retrain)" if run["schedule"].endswith(":retrain") else run["name"]
+    return f"{run['name']} (retrain)" if _is_retrain(run["schedule"]) else run["name"]
 
 # %% ../nbs/25_schedule.ipynb #sc7e6082
 CODES = {"keep": 0, "watch": 10, "cannot tell": 10, "retrain": 20, "roll back": 20}
@@ -369,13 +371,12 @@ class Broken(DeployAssistError):
     "A run did not do what it should."
     def __init__(self, message: str, code: int = 1): self.code = code; super().__init__(message)
 
-def _is_retrain(row: Any) -> bool: return row.report.endswith(":retrain")
 
 def _words(s: Schedule, row: Any, folder: Path) -> list[str]:
     "What is run."
     since, until = row.window_start.isoformat(), row.window_end.isoformat()
     here = [sys.executable, "-m", "deploy_assist.cli"]
-    if _is_retrain(row): return [*here, "retrain", s.name, "--until", until, "--json"]
+    if _is_retrain(row.report): return [*here, "retrain", s.name, "--until", until, "--json"]
     if s.command:
         told = {"{name}": s.name, "{since}": since, "{until}": until, "{out}": str(folder)}
         return [re.sub(r"\{(name|since|until|out)\}", lambda m: told[m[0]], w) for w in s.command]
@@ -412,7 +413,7 @@ def _run(s: Schedule, row: Any, url: str, is_ours: Callable[[], bool]) -> dict:
         began = datetime.now(UTC)
         code, out, err = _process(s, _words(s, row, folder), _environment(s, url), is_ours)
         found = _believe(s, row, code, out, err, folder, began)
-        if s.command and not _is_retrain(row): found["path"] = _file(s, row, folder, found["path"])
+        if s.command and not _is_retrain(row.report): found["path"] = _file(s, row, folder, found["path"])
         return found
     except OSError as e: raise Broken(f"the run could not be started or filed ({e.strerror or e})") from None
     finally: shutil.rmtree(folder, ignore_errors=True)
@@ -443,7 +444,7 @@ def _believe(s: Schedule, row: Any, code: int, out: str, err: str, folder: Path,
     "What the run found, when everything about it agrees."
     said = redact((err.strip().splitlines() or [""])[-1])[:400]
     if code < 0: raise Broken(f"was killed by {signal.Signals(-code).name} {said}".strip())
-    if _is_retrain(row): return _decision(code, out, said)
+    if _is_retrain(row.report): return _decision(code, out, said)
     if code not in (0, 10, 20):
         limit = f"; its address space was limited to {s.memory_mb:g} MB" if s.memory_mb and code != 2 else ""
         raise Broken((said or f"ended with {code}") + limit, 2 if code == 2 else 1)
@@ -590,7 +591,7 @@ def _execute(
             mine = sa.update(_runs).where(_runs.c.id == row.id, _runs.c.owner == owner, _runs.c.state == "running")
             if not c.execute(mine.values(owner=None, lease_until=None, ended=ended, **values)).rowcount: return None
             done = c.execute(sa.select(_runs).where(_runs.c.id == row.id)).one()
-            if _is_retrain(done): _tell_retrain(c, s, done, verdict, now)
+            if _is_retrain(done.report): _tell_retrain(c, s, done, verdict, now)
             elif done.state == "done": _tell(c, s, done, verdict, now)
             return _plain(done)
     return _patiently(write, stop)
